@@ -1,0 +1,394 @@
+"""THE HOT PATH: every line gets its verdict from the cheapest stage that is sure.
+
+For each line: one scan with all rules; the digit-to-0 fold of the line looks up its template (level 1), a new fold is
+reduced to its template key (level 2); the template holds one pre-encoded verdict for each rule and one for "no rule".
+Only templates never seen in this generation go to the later stages, once each.
+
+Nothing here logs, counts or builds a dict for a single record; work is done a batch at a time.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import re
+import time
+from collections import Counter
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import PurePath
+from typing import Protocol
+
+from msgspec import Raw
+
+from logclf_daemon.cache import TwoGenerations
+from logclf_daemon.codec import encode, message_lines, sealed_with
+from logclf_daemon.errors import StageError
+from logclf_daemon.events import Bug, StageFailed, emit, verdicts_total
+from logclf_daemon.protocols import Stage
+from logclf_daemon.record import AnyRecord, Batch, Question, Record, Verdict, abstention
+from logclf_daemon.taxonomy import Taxonomy
+from logclf_daemon.template import FOLD, MAX_BYTES, key, spell_kept, template_id, text_of
+from logclf_daemon.template import fold as line_fold
+from logclf_daemon.waiting import WaitingRoom
+
+NO_RULE = -1
+SLICE = 1024  # lines at a time; 64-1024 measured best, 4096 is a quarter slower
+LEVEL1_LIMIT, LEVEL2_LIMIT = 8192, 16384  # entries a generation of the cache, per class of sources
+MAX_CLASSES = 64
+
+
+class Rules(Protocol):
+    """What the cascade needs of the rules stage on the hot path."""
+
+    def match(self, source: str, lines: Sequence[bytes]) -> tuple[list[int], dict[int, list[tuple[int, int]]]]:
+        """For each line the number of the winning rule or -1; for some lines which of `template.KEPT` end where."""
+
+    def verdict(self, number: int) -> Verdict:
+        """What that rule says."""
+
+
+class Answer:
+    """A verdict with its template, encoded once for all records that get it."""
+
+    __slots__ = ("fields", "generation", "raw", "template", "verdict")
+
+    def __init__(self, verdict: Verdict, template: str, generation: int) -> None:
+        self.verdict = verdict
+        self.template = template
+        self.generation = generation
+        self.fields: dict[str, object] = {"label": verdict.label, "confidence": round(verdict.confidence, 4)}
+        self.fields["stage"] = verdict.stage
+        if verdict.rule is not None:
+            self.fields["rule"] = verdict.rule
+        if verdict.reason is not None:
+            self.fields["reason"] = verdict.reason
+        self.fields |= {"template": template, "generation": generation}
+        self.raw = Raw(encode(self.fields))
+
+
+class Known(dict[int, Answer]):
+    """A template seen in this generation: its answer by rule number, `NO_RULE` for what the later stages said."""
+
+    __slots__ = ("generation", "local", "question", "verdict_of")
+
+    def __init__(self, question: Question, generation: int, verdict_of: Callable[[int], Verdict]) -> None:
+        super().__init__()
+        self.question = question
+        self.generation = generation
+        self.verdict_of = verdict_of
+        self.local: Verdict | None = None  # the abstention of the local stages, when they were asked
+
+    def __missing__(self, rule: int) -> Answer | None:
+        if rule == NO_RULE:
+            return None
+        self[rule] = answer = self.answer(self.verdict_of(rule))
+        return answer
+
+    def answer(self, verdict: Verdict) -> Answer:
+        return Answer(verdict, self.question.template, self.generation)
+
+
+@dataclass(slots=True)
+class _Caches:
+    folds: TwoGenerations[bytes, Known]
+    templates: TwoGenerations[bytes, Known]
+
+
+@dataclass(slots=True)
+class Late:
+    """Records that wait for the LLM: their positions, and the answer when it comes."""
+
+    known: Known
+    positions: list[int]
+    future: asyncio.Future[Verdict]
+
+
+@dataclass(slots=True)
+class Classified:
+    """An answer for each line; None only at the positions of `late`."""
+
+    answers: list[Answer | None]
+    late: list[Late] = field(default_factory=list)
+
+
+@dataclass(slots=True)
+class Step:
+    """What one stage said of a line, for `explain`."""
+
+    stage: str
+    verdict: Verdict | None
+    secs: float
+    detail: str = ""
+
+
+class Generation:
+    """One immutable set of rules, stages and labels, with the caches that belong to it and die with it."""
+
+    def __init__(self, number: int, rules: Rules, stages: Sequence[Stage], taxonomy: Taxonomy) -> None:
+        self.number = number
+        self.rules = rules
+        self.stages = tuple(stages)
+        self.taxonomy = taxonomy
+        self._caches: dict[str, _Caches] = {}
+        self.no_message = Answer(abstention("no_message"), template_id(b""), number)
+
+    def caches(self, kind: str) -> _Caches:
+        """The caches of one class of sources."""
+        caches = self._caches.pop(kind, None)
+        if caches is None:
+            if len(self._caches) >= MAX_CLASSES:
+                del self._caches[next(iter(self._caches))]
+            # Many classes share the memory of a few; each shrinks as they come.
+            share = max(1, len(self._caches) // 4)
+            caches = _Caches(TwoGenerations(LEVEL1_LIMIT // share), TwoGenerations(LEVEL2_LIMIT // share))
+        self._caches[kind] = caches  # used last
+        return caches
+
+    def recall(
+        self, source: str, lines: Sequence[bytes | None]
+    ) -> tuple[list[Answer | None], list[tuple[Known, list[int]]]]:
+        """Answers from rules and caches; templates still open, each with the positions of its lines."""
+        kind = source_class(source)
+        caches = self.caches(kind)
+        texts: Sequence[bytes] = [line or b"" for line in lines] if None in lines else lines  # type: ignore[assignment]
+        numbers, kept = self.rules.match(source, texts)
+        folds = [text.translate(FOLD) for text in texts]
+        if max(map(len, folds), default=0) > MAX_BYTES:
+            folds = [
+                line_fold(text) if len(text) > MAX_BYTES else known for text, known in zip(texts, folds, strict=True)
+            ]
+        for at, found in kept.items():
+            folds[at] = line_fold(texts[at], found)
+        knowns = list(map(caches.folds.young.get, folds))
+        if None in knowns:
+            for at, known in enumerate(knowns):
+                if known is None:
+                    knowns[at] = caches.folds.find(folds[at]) or self._learn(
+                        caches, folds[at], texts[at], kept.get(at), kind
+                    )
+        answers: list[Answer | None] = [known[number] for known, number in zip(knowns, numbers, strict=True)]  # type: ignore[index]
+        if texts is not lines:
+            answers = [self.no_message if line is None else answer for line, answer in zip(lines, answers, strict=True)]
+        opened: dict[str, tuple[Known, list[int]]] = {}
+        if None in answers:
+            for at, (known, answer) in enumerate(zip(knowns, answers, strict=True)):
+                if answer is None and known is not None:
+                    opened.setdefault(known.question.template, (known, []))[1].append(at)
+        caches.folds.trim()
+        caches.templates.trim()
+        return answers, list(opened.values())
+
+    def _learn(
+        self, caches: _Caches, fold: bytes, text: bytes, found: Sequence[tuple[int, int]] | None, kind: str
+    ) -> Known:
+        """Level 2: the template of a line whose fold is new."""
+        template = template_key(text, found)
+        known = caches.templates.find(template)
+        if known is None:
+            question = Question(template_id(template), text_of(template), kind, text)
+            known = caches.templates.young[template] = Known(question, self.number, self.rules.verdict)
+        caches.folds.young[fold] = known
+        return known
+
+    def ask(self, questions: Sequence[Question]) -> list[Verdict]:
+        """What the local stages say, one after the other; an abstention with its reason where none is sure."""
+        answers: list[Verdict] = [abstention("low_confidence")] * len(questions)
+        still = list(range(len(questions)))
+        for stage in self.stages:
+            if not still:
+                break
+            for at, verdict in zip(still, ask_stage(stage, [questions[at] for at in still]), strict=True):
+                if verdict is not None:
+                    answers[at] = verdict
+            still = [at for at in still if answers[at].abstained]
+        return answers
+
+
+def ask_stage(stage: Stage, questions: Sequence[Question]) -> Sequence[Verdict | None]:
+    """Whatever a stage does, each question gets an answer or an abstention: a stage cannot lose a record."""
+    try:
+        answers = stage.classify(questions)
+    except StageError as error:
+        emit(StageFailed(stage=stage.name, error=str(error)))
+        return [abstention("stage_failed")] * len(questions)
+    except Exception as error:
+        # A bug in one stage must not stop the flow: it would come back after a restart, with the same records.
+        emit(Bug(where=f"stage {stage.name}", error=repr(error)))
+        return [abstention("stage_failed")] * len(questions)
+    if len(answers) != len(questions):
+        emit(StageFailed(stage=stage.name, error=f"{len(answers)} answers to {len(questions)} questions"))
+        return [abstention("stage_failed")] * len(questions)
+    return answers
+
+
+class Cascade:
+    """Classifies lines for `run`, `csv`, `explain` and HTTP alike.
+
+    `generation` is replaced as a whole on reload; a batch takes the reference once and sees one version.
+    """
+
+    def __init__(
+        self,
+        generation: Generation,
+        *,
+        waiting: WaitingRoom | None = None,
+        message_keys: Sequence[str] = ("log", "message", "MESSAGE", "msg", "log_message"),
+        field_name: str = "logclf",
+        flatten: bool = False,
+    ) -> None:
+        self.generation = generation
+        self.waiting = waiting
+        self._message_keys = tuple(message_keys)
+        self._field = field_name
+        self._flatten = flatten
+        # One thread: the stages are not asked to be thread-safe, and the model uses one core by default.
+        self._executor = ThreadPoolExecutor(max_workers=1, thread_name_prefix="stages")
+
+    def close(self) -> None:
+        self._executor.shutdown(wait=True, cancel_futures=True)
+
+    async def classify_batch(self, batch: Batch) -> Classified:
+        """Classify the records of a batch; nothing is attached yet."""
+        lines = batch.lines if batch.lines is not None else message_lines(batch.records, self._message_keys)
+        if batch.passthrough:
+            lines = [None if at in batch.passthrough else line for at, line in enumerate(lines)]
+        return await self.classify(batch.source, lines)
+
+    async def classify(self, source: str, lines: Sequence[bytes | None]) -> Classified:
+        """An answer for each line. Lines only the LLM can answer come `late`."""
+        generation = self.generation
+        if len(lines) <= SLICE:
+            return await self._classify(generation, source, lines, 0)
+        whole = Classified([])
+        for start in range(0, len(lines), SLICE):
+            part = await self._classify(generation, source, lines[start : start + SLICE], start)
+            whole.answers += part.answers
+            whole.late += part.late
+            await asyncio.sleep(0)  # other connections and timers have their turn between slices
+        return whole
+
+    async def _classify(
+        self, generation: Generation, source: str, lines: Sequence[bytes | None], start: int
+    ) -> Classified:
+        answers, opened = generation.recall(source, lines)
+        result = Classified(answers)
+        if opened:
+            await self._ask_local(generation, opened)
+            for known, positions in opened:
+                answer = known[NO_RULE] or self._ask_llm(known, [start + at for at in positions], result)
+                for at in positions:
+                    answers[at] = answer
+        _count(answers)
+        return result
+
+    async def _ask_local(self, generation: Generation, opened: Sequence[tuple[Known, list[int]]]) -> None:
+        fresh = [known for known, _ in opened if known.local is None]
+        if not fresh or not generation.stages:
+            for known in fresh:
+                known.local = abstention("low_confidence")
+        else:
+            questions = [known.question for known in fresh]
+            verdicts = await asyncio.get_running_loop().run_in_executor(self._executor, generation.ask, questions)
+            for known, verdict in zip(fresh, verdicts, strict=True):
+                known.local = verdict
+                if not verdict.abstained:
+                    known[NO_RULE] = known.answer(verdict)
+        if self.waiting is None:
+            for known, _ in opened:
+                if NO_RULE not in known:
+                    known[NO_RULE] = known.answer(known.local or abstention("low_confidence"))
+
+    def _ask_llm(self, known: Known, positions: list[int], result: Classified) -> Answer | None:
+        """The LLM's answer now, or why there is none; None if the records at `positions` wait for it."""
+        assert self.waiting is not None
+        asked = self.waiting.ask(known.question, len(positions))
+        if isinstance(asked, Verdict):
+            return known.answer(asked)
+        asked.add_done_callback(lambda done: _remember(known, done))
+        result.late.append(Late(known, positions, asked))
+        return None
+
+    async def settle_late(self, late: Sequence[Late], answers: list[Answer | None]) -> None:
+        """Wait for the LLM, at most as long as the waiting room allows; fill in what it said or why it did not."""
+        assert self.waiting is not None
+        verdicts = await self.waiting.collect([(item.future, len(item.positions)) for item in late])
+        for item, verdict in zip(late, verdicts, strict=True):
+            answer = item.known.answer(verdict)
+            for at in item.positions:
+                answers[at] = answer
+        _count([answers[at] for item in late for at in item.positions])
+
+    def attach(
+        self, records: Sequence[AnyRecord], answers: Sequence[Answer | None], passthrough: frozenset[int] = frozenset()
+    ) -> None:
+        """Write each answer into its record: one map under the field, or flat fields."""
+        pairs: Sequence[tuple[AnyRecord, Answer]] = list(zip(records, answers, strict=True))  # type: ignore[arg-type]
+        if passthrough:
+            pairs = [pair for at, pair in enumerate(pairs) if at not in passthrough]
+        name = self._field
+        try:
+            if not self._flatten:
+                for record, answer in pairs:
+                    record.fields[name] = answer.raw  # type: ignore[union-attr]
+                return
+        except AttributeError:
+            pass  # a sealed record among them: none of its bytes may change
+        for record, answer in pairs:
+            extra = self._flat(answer) if self._flatten else {name: answer.raw}
+            if isinstance(record, Record):
+                record.fields |= extra
+            else:
+                record.body = sealed_with(record.body, extra)
+
+    def _flat(self, answer: Answer) -> dict[str, Raw]:
+        return {f"{self._field}_{name}": Raw(encode(value)) for name, value in answer.fields.items()}
+
+    def explain(self, source: str, line: bytes) -> tuple[Question, list[Step]]:
+        """Ask every stage about one line, whatever the earlier ones said, and time each."""
+        generation = self.generation
+        started = time.perf_counter()
+        (number,), kept = generation.rules.match(source, [line])
+        steps = [
+            Step(
+                "rules", None if number == NO_RULE else generation.rules.verdict(number), time.perf_counter() - started
+            )
+        ]
+        template = template_key(line, kept.get(0))
+        question = Question(template_id(template), text_of(template), source_class(source), line)
+        stages = [*generation.stages, *([self.waiting.stage] if self.waiting else [])]
+        for stage in stages:
+            started = time.perf_counter()
+            (verdict,) = ask_stage(stage, [question])
+            steps.append(Step(stage.name, verdict, time.perf_counter() - started))
+        return question, steps
+
+
+def _remember(known: Known, done: asyncio.Future[Verdict]) -> None:
+    if not done.cancelled() and done.exception() is None and not done.result().abstained:
+        known[NO_RULE] = known.answer(done.result())
+
+
+def template_key(text: bytes, found: Sequence[tuple[int, int]] | None) -> bytes:
+    """The template of a line in which a scan found these of `template.KEPT`."""
+    if len(text) > MAX_BYTES:
+        # What the scan found may lie beyond the head, and a pattern's end may fall on the cut: look again.
+        return key(spell_kept(text[:MAX_BYTES]))
+    return key(spell_kept(text, sorted({number for number, _ in found})) if found else text)
+
+
+def _count(answers: Sequence[Answer | None]) -> None:
+    totals: Counter[tuple[str, str]] = Counter()
+    for answer, count in Counter(answers).items():
+        if answer is not None:
+            totals[answer.verdict.stage, answer.verdict.label] += count
+    for (stage, label), count in totals.items():
+        verdicts_total.labels(stage, label).inc(count)
+
+
+_VARYING = re.compile(r"[-_.@]?[0-9a-f]*[0-9][0-9a-f]*")
+
+
+def source_class(source: str) -> str:
+    """Sources that write the same kind of lines: the file's name or the tag without numbers, hashes and rotation."""
+    return _VARYING.sub("", PurePath(source).name) or "numbered"

@@ -1,0 +1,173 @@
+"""YAML files that people write, checked against a pydantic model, with the line of every mistake."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Any, TypeVar, get_args
+
+import yaml
+from pydantic import BaseModel, ValidationError
+from pydantic_core import ErrorDetails
+
+from logclf_daemon.errors import ConfigError
+
+Place = tuple[str | int, ...]
+Model = TypeVar("Model", bound=BaseModel)
+
+MAX_NODES = 1_000_000  # an alias bomb unfolds to more
+
+
+@dataclass(frozen=True, slots=True)
+class Document:
+    """Plain data, and the line (from 1) where each key or item stands."""
+
+    name: str
+    data: Any
+    lines: Mapping[Place, int] = field(default_factory=dict)
+
+    def where(self, place: Place) -> str:
+        """`file:line` of the innermost known part of `place`."""
+        for size in range(len(place), -1, -1):
+            if (line := self.lines.get(place[:size])) is not None:
+                return f"{self.name}:{line}"
+        return self.name
+
+
+def load(path: Path) -> Document:
+    """Read a YAML file.
+
+    Raises:
+        ConfigError: It cannot be read, or it is not YAML of plain mappings, lists and scalars.
+    """
+    try:
+        text = path.read_text(encoding="utf-8")
+    except OSError as error:
+        raise ConfigError(f"{path}: cannot be read: {error.strerror or error}") from error
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"{path}: not UTF-8 at byte {error.start}; save the file as UTF-8") from error
+    return parse(text, str(path))
+
+
+def parse(text: str, name: str) -> Document:
+    """Like `load`, from text."""
+    loader = yaml.CSafeLoader(text)
+    lines: dict[Place, int] = {}
+    try:
+        node = loader.get_single_node()
+        data = _Walk(loader, name, lines).value(node, ()) if node is not None else None
+    except yaml.MarkedYAMLError as error:
+        mark = error.problem_mark or error.context_mark
+        line = mark.line + 1 if mark else 1
+        raise ConfigError(f"{name}:{line}: not valid YAML: {error.problem or error}") from error
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
+        raise ConfigError(f"{name}: not valid YAML: {error}") from error
+    finally:
+        loader.dispose()
+    return Document(name, data, lines)
+
+
+class _Walk:
+    """Nodes to plain data, noting lines; refuses what a configuration never needs."""
+
+    def __init__(self, loader: yaml.CSafeLoader, name: str, lines: dict[Place, int]) -> None:
+        self._loader = loader
+        self._name = name
+        self._lines = lines
+        self._nodes = 0
+
+    def value(self, node: yaml.Node, place: Place) -> Any:
+        self._nodes += 1
+        if self._nodes > MAX_NODES:
+            raise ConfigError(f"{self._name}: too large once its aliases are unfolded")
+        self._lines.setdefault(place, node.start_mark.line + 1)
+        if isinstance(node, yaml.MappingNode):
+            return dict(self._pairs(node, place))
+        if isinstance(node, yaml.SequenceNode):
+            return [self.value(item, (*place, at)) for at, item in enumerate(node.value)]
+        return self._loader.construct_object(node)
+
+    def _pairs(self, node: yaml.MappingNode, place: Place) -> Iterator[tuple[str, Any]]:
+        seen: dict[str, int] = {}
+        for name_node, value_node in node.value:
+            line = name_node.start_mark.line + 1
+            name = str(name_node.value)
+            if name in seen:
+                raise ConfigError(f"{self._name}:{line}: {name}: given twice, first in line {seen[name]}")
+            seen[name] = self._lines[(*place, name)] = line
+            yield name, self.value(value_node, (*place, name))
+
+
+def validated(model: type[Model], document: Document) -> Model:
+    """The document as an instance of `model`.
+
+    Raises:
+        ConfigError: One line for each mistake: file:line: key: what is wrong; what to do.
+    """
+    try:
+        return model.model_validate(document.data if document.data is not None else {})
+    except ValidationError as error:
+        raise ConfigError("\n".join(_mistakes(model, document, error.errors()))) from error
+
+
+def _mistakes(model: type[BaseModel], document: Document, errors: list[ErrorDetails]) -> Iterator[str]:
+    for error in errors:
+        place = _in_document(error["loc"], document.data)
+        key = ".".join(str(part) for part in place) or "the file"
+        yield f"{document.where(place)}: {key}: {_words(model, error)}"
+
+
+def _in_document(place: Place, data: Any) -> Place:
+    """A pydantic location without the tags of unions, which do not stand in the file."""
+    found: list[str | int] = []
+    for at, part in enumerate(place):
+        missing = at == len(place) - 1 and isinstance(part, str) and isinstance(data, dict)
+        inside = part in data if isinstance(data, dict) else isinstance(data, list) and part in range(len(data))
+        if inside or missing:
+            found.append(part)
+        if inside:
+            data = data[part]
+    return tuple(found)
+
+
+def _words(model: type[BaseModel], error: ErrorDetails) -> str:
+    kind = error["type"]
+    if kind == "extra_forbidden":
+        close = get_close_matches(str(error["loc"][-1]), _known_names(model, error["loc"][:-1]), n=1)
+        return "unknown option" + (f"; did you mean {close[0]!r}?" if close else "")
+    if kind == "missing":
+        return "missing"
+    if kind in {"union_tag_invalid", "union_tag_not_found"}:
+        context = error.get("ctx", {})
+        return f"'type' must be one of {context.get('expected_tags', 'the known types')}"
+    message = error["msg"].removeprefix("Value error, ").removeprefix("Assertion failed, ")
+    return message[:1].lower() + message[1:]
+
+
+def _known_names(model: type[BaseModel], place: Place) -> list[str]:
+    """The option names valid at `place`: follows fields, list items and union tags."""
+    candidates: list[type[BaseModel]] = [model]
+    for part in place:
+        if isinstance(part, int):
+            continue
+        inner = [
+            option
+            for candidate in candidates
+            if part in candidate.model_fields
+            for option in _models_in(candidate.model_fields[part].annotation)
+        ]
+        tagged = [
+            candidate
+            for candidate in candidates
+            if part in get_args(getattr(candidate.model_fields.get("type"), "annotation", None))
+        ]
+        candidates = inner or tagged or candidates
+    return [name for candidate in candidates for name in candidate.model_fields]
+
+
+def _models_in(annotation: Any) -> list[type[BaseModel]]:
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return [annotation]
+    return [model for argument in get_args(annotation) for model in _models_in(argument)]

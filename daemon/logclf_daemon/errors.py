@@ -1,0 +1,43 @@
+"""The few errors that cross a border, named by what the caller should do."""
+
+from __future__ import annotations
+
+
+class LogclfError(Exception):
+    """Anything a person can act on: the text says where, what and what to do."""
+
+    exit_code = 1
+
+
+class ConfigError(LogclfError):
+    """The configuration, a rule file or a model folder is wrong. Starting again changes nothing (exit 78)."""
+
+    exit_code = 78
+
+
+class BadInput(LogclfError):
+    """The data given on the command line cannot be read as what it should be (exit 65)."""
+
+    exit_code = 65
+
+
+class ServiceUnavailable(LogclfError):
+    """Something this command needs does not answer: a port, a running daemon, Ollama (exit 69)."""
+
+    exit_code = 69
+
+
+class StageError(LogclfError):
+    """A stage could not answer this time. The cascade counts it and goes on: the record is never lost."""
+
+
+class OutputUnavailable(LogclfError):
+    """The destination is away. The same records may be written again later; the pipeline keeps trying."""
+
+
+class RecordRejected(LogclfError):
+    """The destination will never take these records: count them, dead-letter them, go on."""
+
+    def __init__(self, message: str, reason: str = "rejected") -> None:
+        super().__init__(message)
+        self.reason = reason

@@ -1,0 +1,304 @@
+"""Everything that can happen: one event is one counter and one log line, declared here and nowhere else.
+
+The message is fixed, the facts are fields; no user's log text is in them. An event that repeats is logged at most once
+in ten seconds for each of its keys, with the number that was held back. INFO: no worry. WARNING: odd, nothing lost.
+ERROR: data lost or a person is needed.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, fields
+from typing import ClassVar
+
+from prometheus_client import Counter
+
+from logclf_daemon.metrics import counter, gauge
+
+LOGGER = logging.getLogger("logclf")
+QUIET_SECS = 10.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Event:
+    """Base of all events: subclasses set the message, the level and (often) a counter."""
+
+    message: ClassVar[str]
+    level: ClassVar[int] = logging.INFO
+    total: ClassVar[Counter | None] = None
+    labels: ClassVar[tuple[str, ...]] = ()  # fields that label the counter and the repetition limit
+    amount: ClassVar[str | None] = None  # field that is added to the counter; one if None
+
+    def count_it(self) -> None:
+        """Add this event to its counter, if it has one."""
+        if self.total is None:
+            return
+        add = float(getattr(self, self.amount)) if self.amount else 1.0
+        series = self.total.labels(*(str(getattr(self, name)) for name in self.labels)) if self.labels else self.total
+        series.inc(add)
+
+    def text(self) -> str:
+        """Message and fields as one line."""
+        facts = " ".join(
+            f"{item.name}={_printable(getattr(self, item.name))}"
+            for item in fields(self)
+            if getattr(self, item.name) is not None
+        )
+        return f"{self.message} {facts}".rstrip()
+
+
+def _printable(fact: object) -> str:
+    """Control characters and escape sequences never reach a terminal or a log file."""
+    text = str(fact)
+    if text.isprintable() and " " not in text:
+        return text
+    return '"' + text.encode("unicode_escape", "backslashreplace").decode("ascii").replace('"', '\\"') + '"'
+
+
+class _Limiter:
+    """At most one log line for each key in `QUIET_SECS`; says how many were held back."""
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
+        self._seen: dict[tuple[object, ...], tuple[float, int]] = {}
+        self._lock = threading.Lock()
+
+    def held_back(self, key: tuple[object, ...]) -> int | None:
+        """How many lines like this one were held back since the last, or None: hold this one back too."""
+        now = self._clock()
+        with self._lock:
+            last, held = self._seen.get(key, (float("-inf"), 0))
+            if now - last < QUIET_SECS:
+                self._seen[key] = (last, held + 1)
+                return None
+            if len(self._seen) > 1000:
+                self._seen.clear()
+            self._seen[key] = (now, 0)
+            return held
+
+
+_limiter = _Limiter()
+
+
+def emit(event: Event) -> None:
+    """Count the event and log it, unless the same one was logged just now."""
+    event.count_it()
+    if not LOGGER.isEnabledFor(event.level):
+        return
+    key = (type(event), *(getattr(event, name) for name in event.labels))
+    held = _limiter.held_back(key) if event.level != logging.INFO else 0
+    if held is not None:
+        LOGGER.log(event.level, "%s%s", event.text(), f" (and {held} more like this)" if held else "")
+
+
+# --- the ledger -----------------------------------------------------------------------------------------------------
+
+records_read = counter("records_read", "Records read by an input", "input")
+records_delivered = counter("records_delivered", "Records safe at every required output", "input")
+records_returned = counter("records_returned", "Records given back to the input unacknowledged", "input")
+records_in_flight = gauge("records_in_flight", "Records read and not yet settled", "input")
+records_written = counter("records_written", "Records an output took", "output")
+verdicts_total = counter("verdicts", "Records by the stage that answered and the label", "stage", "label")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RecordsDropped(Event):
+    message = "records dropped"
+    level = logging.ERROR
+    total = counter("records_dropped", "Records that will never be delivered", "input", "reason")
+    labels = ("input", "reason")
+    amount = "count"
+
+    input: str
+    reason: str
+    count: int
+    detail: str | None = None
+
+
+# --- life -----------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Started(Event):
+    message = "ready"
+
+    version: str
+    inputs: str
+    outputs: str
+    rules: int
+    model: str
+    llm: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Stopping(Event):
+    message = "stopping: inputs closed, delivering what is under way"
+
+    signal: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Stopped(Event):
+    message = "stopped"
+
+    delivered: int
+    returned: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Reloaded(Event):
+    message = "reloaded"
+    total = counter("reloads", "Reloads by result", "result")
+    labels = ("result",)
+
+    generation: int
+    rules: int
+    result: str = "ok"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ReloadRefused(Event):
+    message = "reload refused; the running rules, model and labels stay"
+    level = logging.ERROR
+    total = Reloaded.total
+    labels = ("result",)
+
+    error: str
+    result: str = "refused"
+
+
+# --- stages ---------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StageFailed(Event):
+    message = "a stage could not answer; its lines went on to the next stage"
+    level = logging.WARNING
+    total = counter("stage_failures", "Times a stage could not answer", "stage")
+    labels = ("stage",)
+
+    stage: str
+    error: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LlmStateChanged(Event):
+    message = "LLM state changed"
+    level = logging.WARNING
+    total = counter("llm_state_changes", "Changes of the LLM's state", "state")
+    labels = ("state",)
+
+    state: str
+    detail: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LlmCalled(Event):
+    message = "LLM asked"
+    level = logging.DEBUG
+    total = counter("llm_calls", "Calls to the LLM by outcome", "outcome")
+    labels = ("outcome",)
+
+    outcome: str
+    template: str
+    secs: float
+
+
+# --- inputs ---------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class InputTrouble(Event):
+    """An input met something it can live with; `what` is a fixed word, for the counter."""
+
+    message = "input trouble"
+    level = logging.WARNING
+    total = counter("input_troubles", "Odd things an input met and survived", "input", "what")
+    labels = ("input", "what")
+
+    input: str
+    what: str
+    where: str
+    detail: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class InputNote(Event):
+    """A change in what an input reads that an operator would like to see once."""
+
+    message = "input"
+
+    input: str
+    what: str
+    where: str
+    detail: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ChunkRepeated(Event):
+    message = "a sender repeated a chunk; it is acknowledged and not delivered again"
+    total = counter("chunks_repeated", "Chunks sent again by their sender and not delivered again", "input")
+    labels = ("input",)
+
+    input: str
+
+
+# --- outputs --------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OutputAway(Event):
+    message = "output unavailable; records wait at their source and are sent again"
+    level = logging.WARNING
+    total = counter("output_failures", "Failed writes that are tried again", "output")
+    labels = ("output",)
+
+    output: str
+    error: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OutputBack(Event):
+    message = "output available again"
+    labels = ("output",)
+
+    output: str
+    away_secs: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RecordsTruncated(Event):
+    message = "records too large for one chunk were cut and marked `truncated`"
+    level = logging.WARNING
+    total = counter("records_truncated", "Records cut because they are larger than a chunk may be", "output")
+    labels = ("output",)
+    amount = "count"
+
+    output: str
+    count: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StateTrouble(Event):
+    message = "state database trouble; delivery goes on from memory"
+    level = logging.ERROR
+    total = counter("state_troubles", "Failed commits and quarantined state files", "what")
+    labels = ("what",)
+
+    what: str
+    path: str
+    detail: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Bug(Event):
+    message = "a bug of ours; please report it with the traceback above"
+    level = logging.ERROR
+    total = counter("bugs", "Unexpected exceptions", "where")
+    labels = ("where",)
+
+    where: str
+    error: str

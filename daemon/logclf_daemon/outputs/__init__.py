@@ -1,0 +1,1 @@
+"""Outputs: one file each. They know the vocabulary and the tools, never each other."""

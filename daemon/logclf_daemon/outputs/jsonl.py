@@ -1,0 +1,136 @@
+"""JSON lines on standard output or in a file."""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import os
+import re
+import sys
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Literal
+
+import msgspec
+from pydantic import BaseModel, ConfigDict, Field
+
+from logclf_daemon.codec import plain
+from logclf_daemon.errors import ConfigError, OutputUnavailable, RecordRejected, ServiceUnavailable
+from logclf_daemon.record import AnyRecord, Batch
+
+_ENCODER = msgspec.json.Encoder()
+_C1 = re.compile(rb"\xc2[\x80-\x9f]")  # control characters that JSON leaves as they are and some terminals obey
+
+
+class JsonlOutputOptions(BaseModel):
+    """One JSON object a line: the record's fields and the verdict."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    type: Literal["jsonl"]
+    path: str = Field("-", description="A file, opened again when it is rotated away; `-` is standard output.")
+    time_key: str | None = Field(None, description="Add the record's time (RFC 3339) under this key, if it is free.")
+    fsync: bool = Field(
+        False, description="Force each batch to the disk before it is acknowledged (safe at power loss)."
+    )
+    required: bool = Field(True, description="false: a failure of this output never holds back the others.")
+
+
+class JsonlOutput:
+    """Writes each batch with one system call, in the order of the calls."""
+
+    def __init__(self, options: JsonlOutputOptions, name: str = "jsonl") -> None:
+        self.name = name
+        self._options = options
+        self._stdout = options.path == "-"
+        self._fd = -1
+        self._terminal = False
+        # One thread: order is kept, and a blocked pipe never stops the event loop.
+        self._executor = ThreadPoolExecutor(max_workers=1, thread_name_prefix=name)
+
+    async def open(self) -> None:
+        if self._stdout:
+            self._fd = sys.stdout.fileno()
+            self._terminal = os.isatty(self._fd)
+            return
+        try:
+            self._reopen()
+        except OSError as error:
+            raise ConfigError(
+                f"output {self._options.path}: cannot be opened: {error.strerror}; correct the path or its permissions"
+            ) from error
+
+    async def write(self, batch: Batch) -> None:
+        if batch.opaque is not None:
+            raise RecordRejected("metrics and traces cannot be written as JSON lines", reason="not_logs")
+        await asyncio.get_running_loop().run_in_executor(self._executor, self._write, batch.records)
+
+    def _write(self, records: Sequence[AnyRecord]) -> None:
+        rows = plain(records)
+        if self._options.time_key is not None:
+            key = self._options.time_key
+            rows = [{key: rfc3339(record.time), **row} for record, row in zip(records, rows, strict=True)]
+        text = b"\n".join(map(_ENCODER.encode, rows)) + b"\n" if rows else b""
+        if self._terminal:
+            text = _C1.sub(lambda found: b"\\u%04x" % found.group()[1], text)
+        try:
+            if not self._stdout:
+                self._follow_rotation()
+            self._write_all(text)
+        except BrokenPipeError as error:
+            raise ServiceUnavailable(
+                "standard output was closed by its reader; unwritten lines are not acknowledged"
+            ) from error
+        except OSError as error:
+            raise OutputUnavailable(f"{self._options.path}: {error.strerror}") from error
+
+    def _write_all(self, text: bytes) -> None:
+        """All of the text or none of it: half a batch would come twice."""
+        rest = memoryview(text)
+        try:
+            while rest:
+                rest = rest[os.write(self._fd, rest) :]
+            if self._options.fsync:
+                os.fsync(self._fd)
+        except OSError:
+            written = len(text) - len(rest)
+            if written and not self._stdout:
+                os.ftruncate(self._fd, max(0, os.fstat(self._fd).st_size - written))
+            raise
+
+    def _follow_rotation(self) -> None:
+        try:
+            named, opened = Path(self._options.path).stat(), os.fstat(self._fd)
+            if (named.st_dev, named.st_ino) == (opened.st_dev, opened.st_ino):
+                return
+        except OSError as error:
+            if error.errno not in {errno.ENOENT, errno.EBADF}:
+                raise
+        self._reopen()
+
+    def _reopen(self) -> None:
+        opened = os.open(self._options.path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o640)
+        if self._fd >= 0:
+            os.close(self._fd)
+        self._fd = opened
+
+    async def close(self) -> None:
+        await asyncio.to_thread(self._executor.shutdown)
+        if not self._stdout and self._fd >= 0:
+            os.close(self._fd)
+            self._fd = -1
+
+
+def rfc3339(raw: msgspec.Raw) -> str | None:
+    """The time of a record (EventTime, integer, or either with metadata) as RFC 3339 in UTC."""
+    time = msgspec.msgpack.decode(raw)
+    if isinstance(time, list) and time:
+        time = time[0]
+    if isinstance(time, msgspec.msgpack.Ext) and time.code == 0:
+        data = bytes(time.data)
+        time = int.from_bytes(data[:4], "big") + int.from_bytes(data[4:8], "big") / 1e9
+    if not isinstance(time, int | float):
+        return None
+    return datetime.fromtimestamp(time, UTC).isoformat(timespec="microseconds").replace("+00:00", "Z")

@@ -1,0 +1,330 @@
+"""Read, classify, write, settle.
+
+The source is the buffer: nothing is acknowledged upstream before every required output said "safe". Back-pressure is
+one number, the records in flight; `emit` waits while it is reached, so tailing pauses and sockets stop being read.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import time
+from collections.abc import Callable, Coroutine, Sequence
+from dataclasses import dataclass, field
+from hashlib import sha256
+from typing import TypeVar
+
+from logclf_daemon.cascade import Answer, Cascade
+from logclf_daemon.codec import raw_str
+from logclf_daemon.errors import LogclfError, OutputUnavailable, RecordRejected
+from logclf_daemon.events import (
+    Bug,
+    OutputAway,
+    OutputBack,
+    RecordsDropped,
+    emit,
+    records_delivered,
+    records_in_flight,
+    records_read,
+    records_returned,
+    records_written,
+)
+from logclf_daemon.protocols import Input, Output
+from logclf_daemon.record import Batch, Outcome, Record
+
+Result = TypeVar("Result")
+
+FIRST_PAUSE_SECS, LONGEST_PAUSE_SECS = 0.25, 5.0
+BEST_EFFORT_SECS = 5.0
+
+
+class Room:
+    """How many records may be in flight. A batch larger than that goes alone."""
+
+    def __init__(self, limit: int) -> None:
+        self.limit = limit
+        self.taken = 0
+        self._changed = asyncio.Event()
+
+    async def take(self, count: int) -> None:
+        while self.taken and self.taken + count > self.limit:
+            self._changed.clear()
+            await self._changed.wait()
+        self.taken += count
+
+    def give_back(self, count: int) -> None:
+        self.taken -= count
+        self._changed.set()
+
+
+@dataclass(slots=True)
+class OutputSlot:
+    """An output and its policy: a required one holds back acknowledgements, a best-effort one never does."""
+
+    output: Output
+    required: bool = True
+    away_since: float | None = None
+
+
+@dataclass(slots=True)
+class Totals:
+    """What became of the records, for the last word at the end."""
+
+    delivered: int = 0
+    dropped: int = 0
+    returned: int = 0
+
+
+@dataclass(slots=True)
+class _Turn:
+    """Batches of one source are written in the order they were read."""
+
+    done: asyncio.Event = field(default_factory=asyncio.Event)
+
+
+class Pipeline:
+    """Inputs, one cascade, outputs.
+
+    `run` ends when all inputs ended or `stop` was called and everything under way settled, or at the drain deadline.
+    """
+
+    def __init__(
+        self,
+        inputs: Sequence[Input],
+        cascade: Cascade,
+        outputs: Sequence[OutputSlot | Output],
+        *,
+        max_in_flight: int = 20_000,
+        drain_secs: float = 20.0,
+        dead_letter: Output | None = None,
+        clock: Callable[[], float] = time.monotonic,
+        jitter: Callable[[], float] = random.random,
+    ) -> None:
+        self.inputs = list(inputs)
+        self.cascade = cascade
+        self.outputs = [slot if isinstance(slot, OutputSlot) else OutputSlot(slot) for slot in outputs]
+        self.totals = Totals()
+        self.room = Room(max_in_flight)
+        self._drain_secs = drain_secs
+        self._dead_letter = dead_letter
+        self._clock = clock
+        self._jitter = jitter
+        self._under_way: set[asyncio.Task[None]] = set()
+        self._turns: dict[str, _Turn] = {}
+        self._stopping = asyncio.Event()
+        self._failure: BaseException | None = None
+
+    async def open(self) -> None:
+        """Open outputs, then inputs: after this the daemon is ready."""
+        for output in [*(slot.output for slot in self.outputs), *([self._dead_letter] if self._dead_letter else [])]:
+            await output.open()
+        for source in self.inputs:
+            await source.open()
+
+    def stop(self) -> None:
+        """Read no further; deliver what is under way."""
+        self._stopping.set()
+        for source in self.inputs:
+            source.stop()
+
+    async def run(self) -> None:
+        """Carry batches until the inputs end or `stop`.
+
+        Raises:
+            LogclfError: An input or output failed for good; everything unacknowledged stays with its source.
+        """
+        readers = [asyncio.create_task(source.run(self.emit), name=f"input {source.name}") for source in self.inputs]
+        stopping = asyncio.create_task(self._stopping.wait())
+        try:
+            await self._read(readers, stopping)
+            await self._drain(readers)
+        finally:
+            stopping.cancel()
+            await self._close()
+        if self._failure is not None:
+            raise self._failure
+
+    async def _read(self, readers: Sequence[asyncio.Task[None]], stopping: asyncio.Task[bool]) -> None:
+        waiting: set[asyncio.Task[None]] = set(readers)
+        while waiting and not stopping.done():
+            done, _ = await asyncio.wait({*waiting, stopping}, return_when=asyncio.FIRST_COMPLETED)
+            for reader in done - {stopping}:
+                waiting.discard(reader)
+                if (error := reader.exception()) is not None:
+                    self._fail(error)
+
+    async def _drain(self, readers: Sequence[asyncio.Task[None]]) -> None:
+        """Wait for what is under way: as long as it takes at the end of input, `drain_secs` after `stop`."""
+        deadline = self._clock() + self._drain_secs
+        while pending := [task for task in (*readers, *self._under_way) if not task.done()]:
+            left = deadline - self._clock() if self._stopping.is_set() else 0.5
+            if left <= 0:
+                break
+            await asyncio.wait(pending, timeout=min(left, 0.5))
+        for task in (*readers, *self._under_way):
+            task.cancel()
+        await asyncio.gather(*readers, *self._under_way, return_exceptions=True)
+
+    async def _close(self) -> None:
+        for source in self.inputs:
+            await source.close()
+        for slot in self.outputs:
+            await slot.output.close()
+        if self._dead_letter is not None:
+            await self._dead_letter.close()
+
+    def _fail(self, error: BaseException) -> None:
+        self._failure = self._failure or error
+        self.stop()
+
+    async def emit(self, batch: Batch) -> None:
+        """Take a batch from an input; returns when it has room and is on its way."""
+        records_read.labels(batch.input).inc(len(batch))
+        await self.room.take(len(batch))
+        records_in_flight.labels(batch.input).inc(len(batch))
+        before = self._turns.get(batch.source)
+        self._turns[batch.source] = turn = _Turn()
+        task = asyncio.create_task(self._carry(batch, before, turn))
+        self._under_way.add(task)
+        task.add_done_callback(self._under_way.discard)
+
+    async def _carry(self, batch: Batch, before: _Turn | None, turn: _Turn) -> None:
+        outcome = Outcome.RETURNED
+        try:
+            outcome = await self._deliver(batch, before, turn)
+        except asyncio.CancelledError:
+            pass  # the drain deadline: the batch goes back to its source
+        except LogclfError as error:
+            self._fail(error)
+        except Exception as error:
+            emit(Bug(where="pipeline", error=repr(error)))
+            self._fail(error)
+        finally:
+            turn.done.set()
+            if self._turns.get(batch.source) is turn:
+                del self._turns[batch.source]
+            self.room.give_back(len(batch))
+            records_in_flight.labels(batch.input).dec(len(batch))
+            if outcome is Outcome.RETURNED:
+                self.totals.returned += len(batch)
+                records_returned.labels(batch.input).inc(len(batch))
+            batch.settle(outcome)
+
+    async def _deliver(self, batch: Batch, before: _Turn | None, turn: _Turn) -> Outcome:
+        if batch.opaque is not None:
+            await self._write(batch)
+            return Outcome.DELIVERED
+        classified = await self.cascade.classify_batch(batch)
+        if before is not None:
+            await before.done.wait()
+        answers = classified.answers
+        if not classified.late:
+            self.cascade.attach(batch.records, answers, batch.passthrough)
+            await self._write(batch, turn)
+            return Outcome.DELIVERED
+        late = sorted(at for item in classified.late for at in item.positions)
+        waiting = frozenset(late)
+        ready = [at for at in range(len(batch.records)) if at not in waiting]
+
+        async def write_late() -> None:
+            await self.cascade.settle_late(classified.late, answers)
+            await self._write_part(batch, late, answers)
+
+        await _together(self._write_part(batch, ready, answers, turn), write_late())
+        return Outcome.DELIVERED
+
+    async def _write_part(
+        self, batch: Batch, positions: Sequence[int], answers: Sequence[Answer | None], turn: _Turn | None = None
+    ) -> None:
+        if not positions:
+            if turn is not None:
+                turn.done.set()
+            return
+        whole = len(positions) == len(batch.records)
+        part = batch.part(positions, batch.chunk if whole else part_id(batch.chunk, positions))
+        at_part = frozenset(at for at, position in enumerate(positions) if position in batch.passthrough)
+        self.cascade.attach(part.records, [answers[position] for position in positions], at_part)
+        await self._write(part, turn)
+
+    async def _write(self, batch: Batch, turn: _Turn | None = None) -> None:
+        """Until every required output said "safe" or refused for good."""
+        writing = asyncio.create_task(_together(*(self._write_to(slot, batch) for slot in self.outputs)))
+        if turn is not None:
+            # Two turns of the loop: the write calls are under way in this order, the source's next batch may follow.
+            await asyncio.sleep(0)
+            await asyncio.sleep(0)
+            turn.done.set()
+        try:
+            refusals = [refusal for refusal in await writing if refusal is not None]
+        finally:
+            writing.cancel()
+        if not refusals:
+            self.totals.delivered += len(batch)
+            records_delivered.labels(batch.input).inc(len(batch))
+            return
+        self.totals.dropped += len(batch)
+        emit(RecordsDropped(input=batch.input, reason=refusals[0].reason, count=len(batch), detail=str(refusals[0])))
+        await self._bury(batch, refusals[0])
+
+    async def _write_to(self, slot: OutputSlot, batch: Batch) -> RecordRejected | None:
+        pause = FIRST_PAUSE_SECS
+        while True:
+            try:
+                if slot.required:
+                    await slot.output.write(batch)
+                else:
+                    await asyncio.wait_for(slot.output.write(batch), BEST_EFFORT_SECS)
+                self._back(slot)
+                records_written.labels(slot.output.name).inc(len(batch))
+                return None
+            except RecordRejected as error:
+                if slot.required:
+                    return error
+                return self._best_effort_lost(slot, batch, error.reason)
+            except (OutputUnavailable, TimeoutError) as error:
+                if slot.away_since is None:
+                    slot.away_since = self._clock()
+                emit(OutputAway(output=slot.output.name, error=str(error) or "too slow"))
+                if not slot.required:
+                    return self._best_effort_lost(slot, batch, "output_unavailable")
+            await asyncio.sleep(pause * (0.5 + self._jitter() / 2))
+            pause = min(pause * 2, LONGEST_PAUSE_SECS)
+
+    def _back(self, slot: OutputSlot) -> None:
+        if slot.away_since is not None:
+            emit(OutputBack(output=slot.output.name, away_secs=round(self._clock() - slot.away_since, 1)))
+            slot.away_since = None
+
+    def _best_effort_lost(self, slot: OutputSlot, batch: Batch, reason: str) -> RecordRejected | None:
+        emit(RecordsDropped(input=f"output {slot.output.name}", reason=reason, count=len(batch)))
+        return None
+
+    async def _bury(self, batch: Batch, refusal: RecordRejected) -> None:
+        """Rejected records go to the dead-letter file, with the reason; if that fails they are counted all the same."""
+        if self._dead_letter is None or batch.opaque is not None:
+            return
+        for record in batch.records:
+            if isinstance(record, Record):
+                record.fields["logclf_rejected"] = raw_str(f"{refusal.reason}: {refusal}".encode())
+        try:
+            await self._dead_letter.write(batch)
+        except (OutputUnavailable, RecordRejected) as error:
+            emit(OutputAway(output=self._dead_letter.name, error=str(error)))
+
+
+async def _together(*steps: Coroutine[None, None, Result]) -> list[Result]:
+    """Run side by side; the first exception ends all of them."""
+    tasks = [asyncio.ensure_future(step) for step in steps]
+    try:
+        return await asyncio.gather(*tasks)
+    finally:
+        for task in tasks:
+            task.cancel()
+
+
+def part_id(chunk: str | None, positions: Sequence[int]) -> str | None:
+    """A chunk id for some records of a chunk: the same records get the same id after a restart, others another."""
+    if chunk is None:
+        return None
+    bits = sum(1 << position for position in positions)
+    return sha256(f"{chunk} {bits:x}".encode()).hexdigest()[:24]

@@ -1,0 +1,147 @@
+"""The rules stage: many RE2 patterns, one scan a line, the highest priority wins."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from fnmatch import fnmatchcase
+from pathlib import Path, PurePath
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from logclf_daemon.errors import ConfigError
+from logclf_daemon.record import Question, Verdict
+from logclf_daemon.stages._rules.engines import Pattern, complaint, engine_complaint, engine_for
+from logclf_daemon.stages._rules.files import Rule, read_rules
+from logclf_daemon.taxonomy import Taxonomy
+from logclf_daemon.template import KEPT
+
+__all__ = ["RuleSet", "RulesOptions", "applies", "load_rules", "read_rules"]
+
+NO_RULE = -1
+
+
+class RulesOptions(BaseModel):
+    """Which rules are in force."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    paths: tuple[Path, ...] = Field((), description="Rule files or folders of *.yaml; watched and hot-reloaded.")
+    builtin: bool = Field(True, description="Use the rules that ship with the daemon too.")
+
+
+class RuleSet:
+    """Compiled rules. Immutable; `match` belongs to one thread.
+
+    Raises:
+        ConfigError: From the constructor, one line for each pattern that cannot be a rule.
+    """
+
+    name = "rules"
+
+    def __init__(self, rules: Sequence[Rule], cache: Path | None = None) -> None:
+        self.rules = tuple(rules)
+        self._verdicts = tuple(Verdict(rule.options.label, 1.0, "rules", rule=rule.id) for rule in rules)
+        self._limited = {number: rule.options.source for number, rule in enumerate(rules) if rule.options.source}
+        self._elsewhere: dict[str, frozenset[int]] = {}
+        patterns = [Pattern(rule.options.pattern, rule.options.ignore_case) for rule in rules]
+        _refuse(rules, [complaint(pattern.text, ignore_case=pattern.ignore_case) for pattern in patterns])
+        # Shipped rules are compiled apart: a save of the user's own is in force at once. The kept numbers ride in the
+        # first scan, with numbers after those of the rules.
+        patterns += [Pattern(kept.pattern, ends=True) for kept in KEPT]
+        own = [number for number, rule in enumerate(rules) if not rule.shipped]
+        first = sorted(set(range(len(patterns))) - set(own))
+        try:
+            self._engines = [
+                (engine_for(tuple(patterns[number] for number in numbers), cache), numbers)
+                for numbers in (first, own)
+                if numbers
+            ]
+        except ValueError as error:
+            _refuse(rules, [engine_complaint(pattern) for pattern in patterns[: len(rules)]])
+            raise ConfigError(f"rules: {len(rules)} patterns are too much together: {error}") from error
+
+    def __len__(self) -> int:
+        return len(self.rules)
+
+    def verdict(self, number: int) -> Verdict:
+        """What the rule with this number says."""
+        return self._verdicts[number]
+
+    def _hits(self, lines: Sequence[bytes]) -> list[tuple[int, int, int]]:
+        """(line, number of the pattern, end), whichever engine found it."""
+        return [
+            (line, numbers[pattern], end)
+            for engine, numbers in self._engines
+            for line, pattern, end in engine.hits(lines)
+        ]
+
+    def match(self, source: str, lines: Sequence[bytes]) -> tuple[list[int], dict[int, list[tuple[int, int]]]]:
+        """For each line the number of the winning rule or -1; for some lines which of `template.KEPT` end where."""
+        numbers = [NO_RULE] * len(lines)
+        kept: dict[int, list[tuple[int, int]]] = {}
+        count = len(self.rules)
+        hits = self._hits(lines)
+        if self._limited and (elsewhere := self._not_for(source)):
+            hits = [hit for hit in hits if hit[1] not in elsewhere]
+        for line, pattern, end in hits:
+            if pattern >= count:
+                kept.setdefault(line, []).append((pattern - count, end))
+            elif numbers[line] == NO_RULE or pattern < numbers[line]:
+                numbers[line] = pattern
+        return numbers, kept
+
+    def _not_for(self, source: str) -> frozenset[int]:
+        """The rules whose `source` globs leave this source out."""
+        known = self._elsewhere.get(source)
+        if known is None:
+            if len(self._elsewhere) > 10_000:
+                self._elsewhere.clear()
+            known = self._elsewhere[source] = frozenset(
+                number for number, globs in self._limited.items() if not applies(globs, source)
+            )
+        return known
+
+    def classify(self, questions: Sequence[Question]) -> list[Verdict | None]:
+        """As a plain stage: the example line of each question."""
+        numbers = [self.match(question.source, [question.example])[0][0] for question in questions]
+        return [None if number == NO_RULE else self._verdicts[number] for number in numbers]
+
+    def failed_examples(self) -> Iterator[str]:
+        """Examples a rule does not match and counterexamples it does, one line each."""
+        for polarity, name in ((True, "examples"), (False, "counterexamples")):
+            tried = [(number, text) for number, rule in enumerate(self.rules) for text in getattr(rule.options, name)]
+            matched: dict[int, set[int]] = {}
+            for at, pattern, _end in self._hits([text.encode() for _, text in tried]):
+                matched.setdefault(at, set()).add(pattern)
+            for at, (number, text) in enumerate(tried):
+                if (number in matched.get(at, set())) != polarity:
+                    verb = "does not match its example" if polarity else "matches its counterexample"
+                    yield f"{self.rules[number].where()}: {verb} {text[:120]!r}"
+
+
+def _refuse(rules: Sequence[Rule], reasons: Sequence[str | None]) -> None:
+    mistakes = [
+        f"{rule.where(pattern=True)}: pattern: {reason}" for rule, reason in zip(rules, reasons, strict=True) if reason
+    ]
+    if mistakes:
+        raise ConfigError("\n".join(mistakes))
+
+
+def applies(globs: Sequence[str], source: str) -> bool:
+    """Whether a rule limited to `globs` looks at this tag, path or file name."""
+    name = PurePath(source).name
+    return any(fnmatchcase(source, glob) or fnmatchcase(name, glob) for glob in globs)
+
+
+def load_rules(options: RulesOptions, taxonomy: Taxonomy, builtin: Path | None, cache: Path | None = None) -> RuleSet:
+    """Read, compile and try all rules on their own examples.
+
+    `builtin` is the folder of shipped rules, used where the options say so; `cache` a folder for compiled patterns.
+
+    Raises:
+        ConfigError: One line for each mistake; nothing of the set may be used then.
+    """
+    rules = RuleSet(read_rules(options.paths, taxonomy, builtin=builtin if options.builtin else None), cache)
+    if mistakes := list(rules.failed_examples()):
+        raise ConfigError("\n".join(mistakes))
+    return rules

@@ -1,0 +1,37 @@
+"""What all tests share."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+REQUIRED = set(os.environ.get("LOGCLF_TEST_REQUIRE", "").split(","))
+
+
+@pytest.fixture(autouse=True)
+def _private_places(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """No test reads or writes the user's own state or takes options from the environment."""
+    monkeypatch.setenv("STATE_DIRECTORY", str(tmp_path / "state"))
+    monkeypatch.delenv("NOTIFY_SOCKET", raising=False)
+    for name in [name for name in os.environ if name.startswith("LOGCLF_") and not name.startswith("LOGCLF_TEST")]:
+        monkeypatch.delenv(name)
+    yield
+
+
+@pytest.fixture
+def needs() -> Callable[[str], str]:
+    """`needs("npm")`: the path of a program; without it a skip, or a failure where CI requires it."""
+
+    def find(program: str) -> str:
+        path = shutil.which(program)
+        if path is None:
+            if program in REQUIRED:
+                pytest.fail(f"{program} is required here and not installed")
+            pytest.skip(f"{program} is not installed")
+        return path
+
+    return find

@@ -1,0 +1,99 @@
+"""A server on a real socket that answers like an Ollama: with captured bodies, or whatever a test scripts."""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections.abc import Callable
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+CAPTURES = Path(__file__).parent / "data" / "ollama"
+
+
+def captured(name: str) -> tuple[int, bytes]:
+    """Status and body of a captured answer."""
+    capture = json.loads((CAPTURES / f"{name}.json").read_text())
+    answer = capture.get("response", capture)
+    return answer["status"], answer["body"].encode()
+
+
+def chat(label: str, *, logprobs: list[dict[str, Any]] | None = None, done_reason: str = "stop") -> tuple[int, bytes]:
+    """An answer in the shape of the captured ones, with this label."""
+    _, body = captured("chat_schema")
+    answer = json.loads(body)
+    answer["message"]["content"] = json.dumps({"label": label})
+    answer["done_reason"] = done_reason
+    if logprobs is not None:
+        answer["logprobs"] = logprobs
+    return 200, json.dumps(answer).encode()
+
+
+Script = Callable[[dict[str, Any]], tuple[int, bytes] | None]
+
+
+class OllamaDouble:
+    """`script(request)` gives status and body of each chat; None closes the connection in the middle of an answer.
+
+    `requests` and `headers` keep what was asked. Use as a context manager.
+    """
+
+    def __init__(self, script: Script, *, remote_host: str | None = None) -> None:
+        self.requests: list[dict[str, Any]] = []
+        self.headers: list[dict[str, str]] = []
+        self.hang = threading.Event()
+        self.hang.set()  # cleared by a test that wants the server to hang
+        self._script = script
+        double = self
+
+        class Handler(BaseHTTPRequestHandler):
+            protocol_version = "HTTP/1.1"
+
+            def do_GET(self) -> None:
+                self._answer(*captured("tags"))
+
+            def do_POST(self) -> None:
+                request = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+                if self.path == "/api/show":
+                    self._answer(200, json.dumps({"remote_host": remote_host} if remote_host else {}).encode())
+                    return
+                double.requests.append(request)
+                double.headers.append(dict(self.headers))
+                double.hang.wait(20)
+                answer = double._script(request)
+                if answer is None:
+                    self.send_response(200)
+                    self.send_header("Content-Length", "1000")
+                    self.end_headers()
+                    self.wfile.write(b'{"model":')
+                    self.close_connection = True
+                    return
+                self._answer(*answer)
+
+            def _answer(self, status: int, body: bytes) -> None:
+                self.send_response(status)
+                self.send_header("Content-Type", "application/json")
+                self.send_header("Content-Length", str(len(body)))
+                self.end_headers()
+                self.wfile.write(body)
+
+            def log_message(self, *_: object) -> None:
+                return
+
+        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self._thread = threading.Thread(target=self._server.serve_forever, kwargs={"poll_interval": 0.01})
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self._server.server_address[1]}"
+
+    def __enter__(self) -> OllamaDouble:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.hang.set()
+        self._server.shutdown()
+        self._server.server_close()
+        self._thread.join()

@@ -1,0 +1,145 @@
+"""JSON lines: valid, whole, and following rotation."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+from pathlib import Path
+
+import pytest
+from msgspec import Raw
+
+from logclf_daemon.codec import encode, event_time, raw_str
+from logclf_daemon.errors import ConfigError, OutputUnavailable, RecordRejected, ServiceUnavailable
+from logclf_daemon.outputs.jsonl import JsonlOutput, JsonlOutputOptions, rfc3339
+from logclf_daemon.record import AnyRecord, Batch, Record, SealedRecord
+
+
+def batch(*lines: bytes) -> Batch:
+    return Batch("x", [Record(event_time(10**18), {"log": raw_str(line)}) for line in lines])
+
+
+def write(options: dict[str, object], *batches: Batch) -> None:
+    async def scenario() -> None:
+        output = JsonlOutput(JsonlOutputOptions.model_validate({"type": "jsonl", **options}))
+        await output.open()
+        try:
+            for one in batches:
+                await output.write(one)
+        finally:
+            await output.close()
+
+    asyncio.run(scenario())
+
+
+def rows(path: Path) -> list[dict[str, object]]:
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+def test_each_record_is_one_object_a_line(tmp_path: Path) -> None:
+    records: list[AnyRecord] = [
+        Record(Raw(b"\x01"), {"log": raw_str(b'a "quoted"\nline\x1b[2J'), "n": Raw(encode(1.5)), "none": Raw(b"\xc0")}),
+        SealedRecord(Raw(b"\x01"), Raw(b"\x82\x07\xa1x\xa3log\xa1y")),
+        Record(Raw(b"\x01"), {"log": raw_str(b"bad \xff utf-8"), "deep": Raw(encode({"a": [b"bin", {"b": 1}]}))}),
+    ]
+
+    write({"path": str(tmp_path / "out")}, Batch("x", records))
+
+    assert rows(tmp_path / "out") == [
+        {"log": 'a "quoted"\nline\x1b[2J', "n": 1.5, "none": None},
+        {"7": "x", "log": "y"},
+        {"log": "bad \ufffd utf-8", "deep": {"a": ["bin", {"b": 1}]}},
+    ]
+    assert b"\x1b" not in (tmp_path / "out").read_bytes()
+
+
+def test_it_appends_and_adds_the_time_on_request(tmp_path: Path) -> None:
+    path = str(tmp_path / "out")
+
+    write({"path": path}, batch(b"a"))
+    write({"path": path, "time_key": "time", "fsync": True}, batch(b"b"))
+
+    assert rows(tmp_path / "out") == [{"log": "a"}, {"time": "2001-09-09T01:46:40.000000Z", "log": "b"}]
+
+
+@pytest.mark.parametrize(
+    ("time", "text"),
+    [
+        (encode(5), "1970-01-01T00:00:05.000000Z"),
+        (encode([5, {}]), "1970-01-01T00:00:05.000000Z"),
+        (bytes(event_time(1_500_000_000)), "1970-01-01T00:00:01.500000Z"),
+        (encode("x"), None),
+    ],
+)
+def test_times_are_rfc_3339(time: bytes, text: str | None) -> None:
+    assert rfc3339(Raw(time)) == text
+
+
+def test_a_rotated_file_is_opened_again(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        output = JsonlOutput(JsonlOutputOptions(type="jsonl", path=str(tmp_path / "out")))
+        await output.open()
+        await output.write(batch(b"a"))
+        (tmp_path / "out").rename(tmp_path / "out.1")
+        await output.write(batch(b"b"))
+        await output.close()
+
+    asyncio.run(scenario())
+    assert rows(tmp_path / "out.1") == [{"log": "a"}]
+    assert rows(tmp_path / "out") == [{"log": "b"}]
+
+
+def test_half_a_batch_is_taken_back_when_the_disk_is_full(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    real, room = os.write, [5]
+
+    def tight(fd: int, data: memoryview) -> int:
+        if room[0] <= 0:
+            raise OSError(28, "No space left on device")
+        count = real(fd, bytes(data)[: room[0]])
+        room[0] -= count
+        return count
+
+    async def scenario() -> None:
+        output = JsonlOutput(JsonlOutputOptions(type="jsonl", path=str(tmp_path / "out")))
+        await output.open()
+        monkeypatch.setattr(os, "write", tight)
+        with pytest.raises(OutputUnavailable, match="No space left"):
+            await output.write(batch(b"first"))
+        assert (tmp_path / "out").read_bytes() == b""
+        room[0] = 1000
+        await output.write(batch(b"first"))
+        await output.close()
+
+    asyncio.run(scenario())
+    assert rows(tmp_path / "out") == [{"log": "first"}]
+
+
+def test_a_path_that_cannot_be_opened_is_told_at_the_start(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="cannot be opened: Is a directory"):
+        write({"path": str(tmp_path)})
+
+
+def test_metrics_are_refused() -> None:
+    with pytest.raises(RecordRejected, match="metrics and traces"):
+        write({"path": "/dev/null"}, Batch("x", [], opaque=b"\x90"))
+
+
+def test_a_closed_standard_output_is_final(tmp_path: Path) -> None:
+    reader, writer = os.pipe()
+    os.close(reader)
+
+    async def scenario() -> None:
+        output = JsonlOutput(JsonlOutputOptions(type="jsonl", path=str(tmp_path / "out")))
+        await output.open()
+        os.dup2(writer, output._fd)
+        output._stdout = True
+        try:
+            with pytest.raises(ServiceUnavailable, match="closed by its reader"):
+                await output.write(batch(b"a"))
+        finally:
+            output._stdout = False
+            await output.close()
+
+    asyncio.run(scenario())
+    os.close(writer)

@@ -1,0 +1,255 @@
+"""The pipeline: every record arrives or goes back, whatever outputs and stages do."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+
+import pytest
+from tests_doubles import ChaosOutput, ChaosStage, FixedStage, SlowStage, cascade, rule, until
+
+from logclf_daemon.errors import ServiceUnavailable
+from logclf_daemon.inputs.memory import MemoryInput
+from logclf_daemon.metrics import value
+from logclf_daemon.outputs.memory import MemoryOutput
+from logclf_daemon.pipeline import OutputSlot, Pipeline, Room, part_id
+from logclf_daemon.protocols import Input, Output
+from logclf_daemon.record import Batch, Outcome
+from logclf_daemon.waiting import WaitingRoom
+
+LINES = [f"line {number} {'known' if number % 2 else 'other'} {'x' * (number % 7)}" for number in range(500)]
+
+
+def pipeline(inputs: Sequence[Input], outputs: Sequence[OutputSlot | Output], **more: object) -> Pipeline:
+    tested = more.pop("cascade", None) or cascade([rule("known")], [FixedStage({"other": "User Action"})])
+    return Pipeline(inputs, tested, outputs, jitter=lambda: -0.999, **more)  # type: ignore[arg-type]
+
+
+def run(tested: Pipeline) -> None:
+    async def scenario() -> None:
+        await tested.open()
+        await tested.run()
+
+    asyncio.run(scenario())
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_every_line_arrives_with_a_verdict_when_the_output_fails_at_random(seed: int) -> None:
+    source, output = MemoryInput(LINES), ChaosOutput(seed, away=0.6)
+
+    run(pipeline([source], [output]))
+
+    assert sorted(line or b"" for line in output.lines) == sorted(line.encode() for line in LINES)
+    assert all("logclf" in record.fields for record in output.written)  # type: ignore[union-attr]
+    assert source.watermark.position == len(LINES)
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_every_line_arrives_when_stages_break(seed: int) -> None:
+    source, output = MemoryInput(LINES), MemoryOutput()
+
+    run(pipeline([source], [output], cascade=cascade([], [ChaosStage(seed)])))
+
+    assert output.lines == [line.encode() for line in LINES]
+
+
+def test_lines_of_one_source_keep_their_order() -> None:
+    source, output = MemoryInput(LINES, batch_size=7), MemoryOutput()
+
+    run(pipeline([source], [output]))
+
+    assert output.lines == [line.encode() for line in LINES]
+
+
+def test_all_required_outputs_get_every_line() -> None:
+    source, one, other = MemoryInput(LINES), ChaosOutput(1), MemoryOutput()
+
+    run(pipeline([source], [one, other]))
+
+    assert sorted(line or b"" for line in one.lines) == sorted(line or b"" for line in other.lines)
+    assert source.watermark.position == len(LINES)
+
+
+def test_a_best_effort_output_holds_nothing_back() -> None:
+    source, good, bad = MemoryInput(LINES), MemoryOutput(), ChaosOutput(1, away=1.0)
+    before = value("logclf_records_dropped_total", input="output chaos", reason="output_unavailable")
+
+    run(pipeline([source], [good, OutputSlot(bad, required=False)]))
+
+    assert len(good.lines) == len(LINES)
+    assert value("logclf_records_dropped_total", input="output chaos", reason="output_unavailable") - before == len(
+        LINES
+    )
+
+
+def test_rejected_records_are_counted_buried_and_settled() -> None:
+    lines = ["fine"] * 10 + ["poison"] * 10 + ["fine"] * 10
+    source, output, grave = MemoryInput(lines), ChaosOutput(1, away=0.3, poison=b"poison"), MemoryOutput()
+
+    tested = pipeline([source], [output], dead_letter=grave)
+    run(tested)
+
+    assert (output.lines, grave.lines) == ([b"fine"] * 20, [b"poison"] * 10)
+    assert b"poison" in bytes(grave.written[0].fields["logclf_rejected"])  # type: ignore[union-attr]
+    assert (tested.totals.delivered, tested.totals.dropped) == (20, 10)
+    assert source.watermark.position == 30
+
+
+class Stuck(MemoryOutput):
+    """Never says that anything is safe."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.calls = 0
+
+    async def write(self, batch: Batch) -> None:
+        self.calls += 1
+        await asyncio.Event().wait()
+
+
+def test_records_in_flight_are_bounded() -> None:
+    source, output = MemoryInput(LINES, batch_size=10), Stuck()
+    tested = pipeline([source], [output], max_in_flight=50, drain_secs=0.0)
+
+    async def scenario() -> None:
+        running = asyncio.create_task(tested.run())
+        await until(lambda: output.calls == 5)
+        for _ in range(50):
+            await asyncio.sleep(0)
+        assert tested.room.taken == 50
+        assert output.calls == 5
+        tested.stop()
+        await running
+
+    asyncio.run(scenario())
+    assert set(source.outcomes) == {Outcome.RETURNED}
+    assert source.watermark.position == 0
+
+
+def test_a_batch_larger_than_the_room_goes_alone() -> None:
+    source, output = MemoryInput(LINES, batch_size=200), MemoryOutput()
+
+    run(pipeline([source], [output], max_in_flight=50))
+
+    assert len(output.lines) == len(LINES)
+
+
+def test_stop_delivers_what_is_under_way_and_reads_no_further() -> None:
+    class Endless(MemoryInput):
+        async def run(self, emit: object) -> None:
+            while not self._stopped:
+                await emit(self._batch(0, [b"x"]))  # type: ignore[operator]
+                await asyncio.sleep(0)
+
+    source, output = Endless([]), MemoryOutput()
+    tested = pipeline([source], [output])
+
+    async def scenario() -> None:
+        running = asyncio.create_task(tested.run())
+        await until(lambda: len(output.batches) > 10)
+        tested.stop()
+        await running
+
+    asyncio.run(scenario())
+    assert set(source.outcomes) == {Outcome.DELIVERED}
+    assert len(source.outcomes) == len(output.lines)
+
+
+def test_an_output_that_is_gone_for_good_ends_the_run_and_returns_the_records() -> None:
+    class Gone(MemoryOutput):
+        async def write(self, batch: Batch) -> None:
+            raise ServiceUnavailable("standard output was closed")
+
+    source = MemoryInput(LINES)
+
+    with pytest.raises(ServiceUnavailable, match="closed"):
+        run(pipeline([source], [Gone()]))
+
+    assert source.watermark.position == 0
+
+
+def test_a_failing_input_ends_the_run_with_its_error_after_the_others_settled() -> None:
+    class Failing(MemoryInput):
+        async def run(self, emit: object) -> None:
+            raise ServiceUnavailable("the port is gone")
+
+    good, output = MemoryInput(["a", "b"]), MemoryOutput()
+
+    with pytest.raises(ServiceUnavailable, match="port"):
+        run(pipeline([good, Failing([])], [output]))
+
+    assert good.watermark.position == len(output.lines)
+
+
+def test_the_ledger_balances() -> None:
+    def ledger() -> dict[str, float]:
+        names = ("read", "delivered", "returned")
+        counted = {name: value(f"logclf_records_{name}_total", input="memory") for name in names}
+        counted["dropped"] = value("logclf_records_dropped_total", input="memory", reason="rejected")
+        return counted
+
+    before = ledger()
+    source = MemoryInput(["fine", "poison"] * 100, batch_size=3)
+    run(pipeline([source], [ChaosOutput(2, away=0.5, poison=b"poison")]))
+    change = {name: count - before[name] for name, count in ledger().items()}
+
+    assert change["read"] == 200
+    assert change["read"] == change["delivered"] + change["dropped"] + change["returned"]
+    assert value("logclf_records_in_flight", input="memory") == 0
+
+
+def test_metrics_and_traces_pass_unclassified() -> None:
+    outcomes: list[Outcome] = []
+    output = MemoryOutput()
+    tested = pipeline([], [output])
+
+    async def scenario() -> None:
+        await tested.emit(Batch("cpu", [], outcomes.append, opaque=b"\x90", options={"fluent_signal": 1}))
+        await until(lambda: outcomes)
+
+    asyncio.run(scenario())
+    assert outcomes == [Outcome.DELIVERED]
+    assert [batch.opaque for batch in output.batches] == [b"\x90"]
+
+
+def test_healthy_lines_leave_before_the_llm_answers_and_the_batch_settles_after() -> None:
+    slow = SlowStage({"strange": "Security Alert"})
+    source, output = MemoryInput(["known", "strange", "known 2"]), MemoryOutput()
+
+    async def scenario() -> None:
+        tested = pipeline([source], [output], cascade=cascade([rule("known")], waiting=WaitingRoom(slow)))
+        running = asyncio.create_task(tested.run())
+        await until(lambda: output.batches)
+        assert output.lines == [b"known", b"known 2"]
+        assert source.watermark.position == 0
+        slow.go_on.set()
+        await running
+
+    asyncio.run(scenario())
+    assert output.lines == [b"known", b"known 2", b"strange"]
+    assert source.watermark.position == 3
+    assert len({batch.chunk for batch in output.batches}) == 2
+
+
+def test_parts_of_a_chunk_have_ids_of_their_own() -> None:
+    assert part_id("chunk", [0, 2]) == part_id("chunk", [0, 2])
+    assert len({part_id("chunk", [0, 2]), part_id("chunk", [0, 1]), part_id("other", [0, 2]), "chunk"}) == 4
+
+
+def test_room_lets_waiters_in_as_it_empties() -> None:
+    async def scenario() -> list[str]:
+        room, order = Room(10), []
+
+        async def guest(name: str, count: int) -> None:
+            await room.take(count)
+            order.append(name)
+
+        await room.take(8)
+        waiting = asyncio.create_task(guest("late", 5))
+        await asyncio.sleep(0)
+        order.append("full")
+        room.give_back(8)
+        await waiting
+        return order
+
+    assert asyncio.run(scenario()) == ["full", "late"]

@@ -1,0 +1,154 @@
+"""Rules: files, refusals with a reason, priorities, examples."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from tests_doubles import rule
+
+from logclf_daemon.errors import ConfigError
+from logclf_daemon.record import Question
+from logclf_daemon.resources import folder
+from logclf_daemon.stages._rules import engines
+from logclf_daemon.stages._rules.engines import HyperscanEngine, Pattern, Re2Engine
+from logclf_daemon.stages.rules import RuleSet, RulesOptions, applies, load_rules
+from logclf_daemon.taxonomy import Taxonomy
+
+GOOD = """
+version: 1
+rules:
+  - id: boom
+    label: Critical Error
+    pattern: 'boom \\d+'
+    examples: ["boom 12"]
+    counterexamples: ["boom twelve"]
+"""
+
+
+def load(tmp_path: Path, text: str, *, name: str = "own.yaml", taxonomy: Taxonomy | None = None) -> RuleSet:
+    path = tmp_path / name
+    path.write_text(text)
+    return load_rules(RulesOptions(paths=(tmp_path,), builtin=False), taxonomy or Taxonomy(), None)
+
+
+def winner(rules: RuleSet, line: bytes, source: str = "x") -> str | None:
+    number = rules.match(source, [line])[0][0]
+    return None if number < 0 else rules.rules[number].id
+
+
+def test_a_rule_answers_what_its_pattern_finds(tmp_path: Path) -> None:
+    rules = load(tmp_path, GOOD)
+
+    assert winner(rules, b"Nov 22 host x: boom 7!") == "boom"
+    assert winner(rules, b"boom none") is None
+
+
+@pytest.mark.parametrize(
+    ("change", "complaint"),
+    [
+        (("pattern: 'boom \\d+'", "pattern: '(?<=a)boom'"), "own.yaml:6: boom: pattern: (?<= is not supported"),
+        (("pattern: 'boom \\d+'", "pattern: '(?!a)boom'"), "give the exception a rule of its own"),
+        (("pattern: 'boom \\d+'", "pattern: '(b)oom \\1'"), "back-references are not supported"),
+        (("pattern: 'boom \\d+'", "pattern: 'boom('"), "own.yaml:6: boom: pattern: not a valid RE2 pattern: missing )"),
+        (("pattern: 'boom \\d+'", "pattern: 'x*'"), "matches the empty string"),
+        (("pattern: 'boom \\d+'", "pattern: 'é'\n    ignore_case: true"), "ignore_case works for ASCII"),
+        (("label: Critical Error", "label: Critical Eror"), "own.yaml:4: boom: label: 'Critical Eror' is not a label; did you mean 'Critical Error'?"),
+        (("id: boom", "id: boom\n    lable: x"), "own.yaml:5: rules.0.lable: unknown option; did you mean 'label'?"),
+        (("version: 1", "version: 2"), "own.yaml:2: version: input should be 1"),
+        (('examples: ["boom 12"]', "examples: []"), "own.yaml:7: rules.0.examples:"),
+        (("boom 12", "bang"), "own.yaml:4: boom: does not match its example 'bang'"),
+        (("boom twelve", "boom 12"), "own.yaml:4: boom: matches its counterexample 'boom 12'"),
+        (("id: boom", "id: [boom"), "own.yaml:"),
+        (("id: boom", "id: boom\n    id: again"), "id: given twice, first in line 4"),
+    ],
+)  # fmt: skip
+def test_a_mistake_is_told_with_its_place_and_what_to_do(
+    tmp_path: Path, change: tuple[str, str], complaint: str
+) -> None:
+    with pytest.raises(ConfigError) as error:
+        load(tmp_path, GOOD.replace(*change))
+
+    assert complaint in str(error.value)
+
+
+def test_every_mistake_is_told_at_once(tmp_path: Path) -> None:
+    two = GOOD + GOOD.split("rules:\n")[1].replace("id: boom", "id: bang").replace("\\d+", "(?=x)")
+
+    with pytest.raises(ConfigError) as error:
+        load(tmp_path, two.replace("boom \\d+", "(?<=a)boom"))
+
+    assert len(str(error.value).splitlines()) == 2
+
+
+def test_an_id_used_twice_names_both_places(tmp_path: Path) -> None:
+    (tmp_path / "first.yaml").write_text(GOOD)
+
+    with pytest.raises(ConfigError, match=r"own.yaml:4: boom: id: already used in .*first.yaml:4"):
+        load(tmp_path, GOOD)
+
+
+def test_a_missing_folder_is_named() -> None:
+    with pytest.raises(ConfigError, match="/nowhere/rules: no such rule file or folder"):
+        load_rules(RulesOptions(paths=(Path("/nowhere/rules"),), builtin=False), Taxonomy(), None)
+
+
+@pytest.mark.parametrize("engine", [HyperscanEngine, Re2Engine])
+def test_the_highest_priority_wins_then_file_and_order(engine: type, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("logclf_daemon.stages.rules.engine_for", lambda patterns, _cache: engine(patterns))
+    rules = RuleSet([rule("a.*b", id="first"), rule("b", id="second"), rule("A.*B", id="third", ignore_case=True)])
+
+    assert [winner(rules, line) for line in (b"a b", b"xb", b"ayB", b"c")] == ["first", "second", "third", None]
+
+
+@pytest.mark.parametrize("engine", [HyperscanEngine, Re2Engine])
+def test_engines_report_every_end_of_a_kept_number(engine: type) -> None:
+    tested = engine([Pattern("never"), Pattern("status=([0-9])(?:[^0-9]|$)", ends=True)])
+
+    assert tested.hits([b"status=2 status=5", b"none"]) == [(0, 1, 9), (0, 1, 17)]
+
+
+def test_hostile_lines_take_linear_time() -> None:
+    rules = RuleSet([rule(r"(a+)+$"), rule(r"(.*a){8}b"), rule(r"x\S+y\S+z")])
+
+    for line in (b"a" * 100_000 + b"!", b"xy" * 50_000, bytes(range(256)) * 400):
+        rules.match("x", [line])
+
+
+def test_globs_look_at_tag_path_and_file_name() -> None:
+    assert applies(["auth*"], "/var/log/auth.log")
+    assert applies(["/var/log/*"], "/var/log/auth.log")
+    assert applies(["kube.*"], "kube.app")
+    assert not applies(["nginx*", "apache*"], "/var/log/auth.log")
+
+
+def test_as_a_stage_it_answers_questions() -> None:
+    rules = RuleSet([rule("boom", "Critical Error", id="b")])
+
+    first, second = rules.classify([Question("t", "boom", "s", b"boom"), Question("t", "-", "s", b"-")])
+
+    assert first is not None
+    assert (first.label, first.rule, first.confidence) == ("Critical Error", "b", 1.0)
+    assert second is None
+
+
+def test_own_labels_leave_shipped_rules_out(tmp_path: Path) -> None:
+    (tmp_path / "shipped").mkdir()
+    (tmp_path / "shipped" / "a.yaml").write_text(GOOD)
+
+    rules = load_rules(RulesOptions(), Taxonomy({"Fire": "it burns", "Water": "it is wet"}), tmp_path / "shipped")
+
+    assert len(rules) == 0
+
+
+def test_the_shipped_rules_hold() -> None:
+    rules = load_rules(RulesOptions(), Taxonomy(), folder("rules"))
+
+    assert len(rules) > 0
+
+
+def test_without_hyperscan_the_other_engine_is_used(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(engines, "hyperscan", None)
+
+    assert isinstance(engines.engine_for((Pattern("only here"),)), Re2Engine)
+    assert engines.complaint("a b") is None

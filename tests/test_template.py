@@ -1,0 +1,107 @@
+"""Templates: what stays of a line, and which numbers may never be lost."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from logclf_daemon.stages._rules.engines import HyperscanEngine, Pattern, Re2Engine
+from logclf_daemon.template import FOLD, KEPT, MAX_BYTES, canonical, fold, key, spell_kept, template_id
+
+POLAR = [
+    ('GET /a HTTP/1.1" 200 12', 'GET /a HTTP/1.1" 500 12'),
+    ("request done status=200", "request done status=500"),
+    ("process exited with code 0", "process exited with code 1"),
+    ("exit status 0", "exit status 137"),
+    ("backup finished: 0 errors", "backup finished: 12 errors"),
+    ("check: errors=0 of 900", "check: errors=3 of 900"),
+    ("0 warnings, 0 errors", "0 warnings, 5 errors"),
+    ("open failed, errno=2", "open failed, errno=28"),
+    ("event severity=6 logged", "event severity=2 logged"),
+    ("Temperature of disk sda is 35 C", "Temperature of disk sda is 95 C"),
+    ("rc=0", "rc=-1"),
+    ("feature x enabled", "feature x disabled"),
+    ("job 17 succeeded", "job 17 failed"),
+]
+
+
+@pytest.mark.parametrize(("one", "other"), POLAR)
+def test_opposite_lines_never_share_a_template(one: str, other: str) -> None:
+    assert canonical(one.encode()) != canonical(other.encode())
+
+
+@pytest.mark.parametrize("engine", [HyperscanEngine, Re2Engine])
+@pytest.mark.parametrize(("one", "other"), POLAR)
+def test_opposite_lines_never_share_a_cache_key(engine: type, one: str, other: str) -> None:
+    scan = engine([Pattern(kept.pattern, ends=True) for kept in KEPT])
+    folds = []
+    for line in (one.encode(), other.encode()):
+        folds.append(fold(line, [(pattern, end) for _, pattern, end in scan.hits([line])]))
+
+    assert folds[0] != folds[1]
+
+
+@pytest.mark.parametrize(
+    ("line", "template"),
+    [
+        (
+            "Nov 22 09:55:17 web1 sshd[811]: Failed password for root from 10.0.0.9 port 22 ssh2",
+            "sshd : Failed password for root from port",
+        ),
+        ("2026-11-22T09:55:17.123Z db2 postgres[9]: connection received", "postgres : connection received"),
+        ("<34>Oct 11 22:14:15 host su: gone", "su: gone"),
+        ("[2026-11-22 09:55:17] cpu=93 load=high", "cpu load high"),
+        ("12345 67890", "00000 00000"),
+        ("", ""),
+    ],
+)
+def test_templates_look_like_this(line: str, template: str) -> None:
+    assert canonical(line.encode()) == template
+
+
+def test_the_same_event_of_another_month_and_host_has_the_same_template() -> None:
+    assert canonical(b"Jan  2 03:04:05 a cron[1]: run") == canonical(b"Dec 30 23:59:59 other cron[22]: run")
+
+
+KEPT_NUMBERS = HyperscanEngine([Pattern(kept.pattern, ends=True) for kept in KEPT])
+
+text = st.text(st.sampled_from('abcE:= 0129[]"/.-sterocdHTP%'), max_size=80).map(str.encode)
+
+
+@given(text)
+def test_a_fold_has_the_template_of_its_line(line: bytes) -> None:
+    spelled = spell_kept(line)
+
+    assert key(spelled) == key(spelled.translate(FOLD))
+
+
+@given(
+    st.lists(st.sampled_from(["0", "1", "200", "500", "12", "9"]), min_size=2, max_size=2), text, st.sampled_from(POLAR)
+)
+def test_lines_with_one_fold_have_one_template(numbers: list[str], tail: bytes, pair: tuple[str, str]) -> None:
+    """The contract of the first cache level, for real kept patterns with any numbers beside them."""
+    lines = [f"{number} {side} ".encode() + tail for number in numbers for side in pair]
+
+    seen: dict[bytes, bytes] = {}
+    for line in lines:
+        found = [(pattern, end) for _, pattern, end in KEPT_NUMBERS.hits([line])]
+        template = key(spell_kept(line))
+        assert seen.setdefault(fold(line, found), template) == template
+
+
+def test_only_the_head_of_a_long_line_counts() -> None:
+    head = b"word " * (MAX_BYTES // 5) + b"end "
+
+    assert canonical(head + b"tail" * 1000) == canonical(head + b"other" * 100_000)
+
+
+def test_a_number_cut_off_with_the_head_is_not_taken_for_another() -> None:
+    pad = b"x" * (MAX_BYTES - len(b" status=200"))
+
+    assert fold(pad + b" status=200 ok") != fold(pad + b" status=500 ok")
+
+
+def test_ids_are_stable() -> None:
+    assert template_id(b"a template") == template_id(b"a template")
+    assert len(template_id(b"")) == 16
