@@ -1,0 +1,144 @@
+"""From a configuration to the things that run: the one place where everything is put together."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from logclf_daemon.cascade import Cascade, Generation
+from logclf_daemon.config import Config, state_directory
+from logclf_daemon.errors import ConfigError
+from logclf_daemon.outputs.jsonl import JsonlOutput, JsonlOutputOptions
+from logclf_daemon.pipeline import OutputSlot, Pipeline
+from logclf_daemon.protocols import Input, Stage
+from logclf_daemon.registry import INPUTS, OUTPUTS
+from logclf_daemon.resources import cache_directory, folder
+from logclf_daemon.stages.llm import LlmStage
+from logclf_daemon.stages.model import ModelStage
+from logclf_daemon.stages.rules import RuleSet, load_rules
+from logclf_daemon.stages.verdicts import VerdictMemory
+from logclf_daemon.state import StateDb
+from logclf_daemon.waiting import WaitingRoom
+
+
+@dataclass(slots=True)
+class Parts:
+    """The parts a generation is made of; those whose settings did not change are used again."""
+
+    config: Config
+    rules: RuleSet
+    model: ModelStage | None
+    memory: VerdictMemory | None
+    llm: LlmStage | None
+
+    def close(self, kept: Parts | None = None) -> None:
+        """Close what the other parts do not use."""
+        for name in ("memory", "llm"):
+            part = getattr(self, name)
+            if part is not None and (kept is None or getattr(kept, name) is not part):
+                part.close()
+
+
+def build_parts(config: Config, state: Path | None, before: Parts | None = None) -> Parts:
+    """Load rules, model, memory and LLM client. `state` None: nothing is remembered.
+
+    Raises:
+        ConfigError: Something cannot be used; nothing was changed.
+    """
+    taxonomy = config.taxonomy
+    rules = load_rules(config.rules, taxonomy, folder("rules"), cache_directory())
+    model: ModelStage | None = None
+    if config.model.enabled:
+        model = _model(config, before)
+        unknown = [label for label in model.labels if label not in taxonomy] if model else []
+        if model is not None and unknown:
+            if config.model.path != "builtin":
+                raise ConfigError(f"model.path: {config.model.path} answers {unknown[0]!r}, which is not a label")
+            model = None  # the user's own labels: the shipped model does not know them
+    llm: LlmStage | None = None
+    memory: VerdictMemory | None = None
+    if config.llm.enabled is not False:
+        same = before is not None and before.config.llm == config.llm and before.config.labels == config.labels
+        if same and before is not None:
+            llm, memory = before.llm, before.memory
+        else:
+            llm = LlmStage(config.llm, taxonomy)
+            memory = VerdictMemory(state / "cache.db", llm.key) if state is not None else None
+    return Parts(config, rules, model, memory, llm)
+
+
+def _model(config: Config, before: Parts | None) -> ModelStage:
+    """The model in use if its folder still holds the same files, else a new one."""
+    model = before.model if before is not None and before.config.model == config.model else None
+    return model if model is not None and model.unchanged() else ModelStage(config.model)
+
+
+def generation_of(parts: Parts, number: int) -> Generation:
+    """One immutable set, ready to be swapped in."""
+    stages: Sequence[Stage] = [stage for stage in (parts.memory, parts.model) if stage is not None]
+    return Generation(number, parts.rules, stages, parts.config.taxonomy)
+
+
+def waiting_room(parts: Parts, *, patient: bool = False) -> WaitingRoom | None:
+    """The queue before the LLM; a `patient` one (csv) waits for every answer."""
+    if parts.llm is None:
+        return None
+    options = parts.config.llm
+    return WaitingRoom(
+        parts.llm,
+        wait_secs=options.load_timeout_secs * 2 if patient else options.wait_secs,
+        max_waiting=10**9 if patient else options.max_waiting,
+        max_questions=10**9 if patient else options.max_questions,
+        concurrency=options.concurrency,
+        remember=parts.memory.remember if parts.memory else None,
+    )
+
+
+def cascade_of(parts: Parts, *, patient: bool = False) -> Cascade:
+    """The cascade that `run`, `csv`, `explain` and HTTP share."""
+    record = parts.config.record
+    return Cascade(
+        generation_of(parts, 1),
+        waiting=waiting_room(parts, patient=patient),
+        message_keys=record.message_keys,
+        field_name=record.field,
+        flatten=record.flatten,
+    )
+
+
+def build_pipeline(config: Config, cascade: Cascade, state: StateDb | None, *, once: bool = False) -> Pipeline:
+    """Inputs and outputs around a cascade.
+
+    Raises:
+        ConfigError: An input or output can never work as configured.
+    """
+    services = {"state": state, "once": once}
+    inputs: list[Input] = []
+    for at, options in enumerate(config.inputs):
+        kind = options.type  # type: ignore[attr-defined]  # every member of the union has it
+        inputs.append(INPUTS[kind].create(options, f"{kind}.{at}", services))
+    outputs: list[OutputSlot] = []
+    for at, options in enumerate(config.outputs):
+        kind = options.type  # type: ignore[attr-defined]
+        output = OUTPUTS[kind].create(options, f"{kind}.{at}", services)
+        outputs.append(OutputSlot(output, required=getattr(options, "required", True)))
+    dead_letter = None
+    if config.delivery.dead_letter is not None:
+        path = str(config.delivery.dead_letter)
+        dead_letter = JsonlOutput(JsonlOutputOptions(type="jsonl", path=path), "dead_letter")
+    return Pipeline(
+        inputs,
+        cascade,
+        outputs,
+        max_in_flight=config.delivery.max_in_flight,
+        drain_secs=config.delivery.drain_secs,
+        dead_letter=dead_letter,
+    )
+
+
+def open_state(config: Config) -> tuple[Path, StateDb | None]:
+    """The state folder, and `state.db` where an input keeps positions."""
+    directory = state_directory(config.state)
+    keeps = any("state" in INPUTS[options.type].needs for options in config.inputs)  # type: ignore[attr-defined]
+    return directory, StateDb.open(directory, on_lost_state=config.state.on_lost_state) if keeps else None

@@ -1,0 +1,165 @@
+"""`logclf-daemon doctor`: what is wrong with this host, and what to do."""
+
+from __future__ import annotations
+
+import glob as globbing
+import os
+import socket
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import click
+
+from logclf_daemon.cli.options import base_config, config_option
+from logclf_daemon.config import Config, state_directory, with_defaults
+from logclf_daemon.errors import ConfigError, LogclfError
+from logclf_daemon.resources import cache_directory, folder
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One thing that was looked at. `warn` is worth knowing; `fail` keeps the daemon from working."""
+
+    state: Literal["ok", "warn", "fail"]
+    what: str
+    todo: str = ""
+
+
+@click.command()
+@config_option
+@click.option("--tail", multiple=True, metavar="GLOB", help="Check these files too.")
+def doctor(config_path: Path | None, tail: tuple[str, ...]) -> None:
+    """Check files, ports, state folder, rules, model, Ollama and clock. Exit 1 if the daemon could not work.
+
+    \b
+    Example:
+      logclf-daemon doctor --tail '/var/log/*.log'
+    """
+    config = with_defaults(base_config(config_path))
+    findings = [finding for check in _checks(config, tail) for finding in check()]
+    for finding in findings:
+        mark = {"ok": "ok  ", "warn": "warn", "fail": "FAIL"}[finding.state]
+        click.echo(f"{mark}  {finding.what}" + (f"\n      -> {finding.todo}" if finding.todo else ""))
+    failures = sum(finding.state == "fail" for finding in findings)
+    if failures:
+        raise LogclfError(f"{failures} of {len(findings)} checks failed; see above what to do")
+
+
+def _checks(config: Config, tail: tuple[str, ...]) -> list[Callable[[], Iterator[Finding]]]:
+    return [
+        lambda: _files(config, tail),
+        lambda: _ports(config),
+        lambda: _state(config),
+        lambda: _rules(config),
+        lambda: _model(config),
+        lambda: _ollama(config),
+        _clock,
+    ]
+
+
+def _files(config: Config, tail: tuple[str, ...]) -> Iterator[Finding]:
+    patterns = list(tail) + [path for options in config.inputs for path in getattr(options, "paths", ())]
+    for pattern in patterns:
+        paths = [Path(path) for path in globbing.glob(str(pattern), recursive=True)]  # noqa: PTH207  # absolute patterns
+        closed = [path for path in paths if path.is_file() and not os.access(path, os.R_OK)]
+        if not paths:
+            yield Finding(
+                "warn", f"files {pattern}: none there now", "they are picked up when they appear; is the path right?"
+            )
+        elif closed:
+            todo = "add the daemon's user to the group that may read them (Debian: adm)"
+            yield Finding(
+                "fail", f"files {pattern}: {len(closed)} of {len(paths)} cannot be read, such as {closed[0]}", todo
+            )
+        else:
+            yield Finding("ok", f"files {pattern}: {len(paths)} readable")
+
+
+def _ports(config: Config) -> Iterator[Finding]:
+    for options in config.inputs:
+        listen = getattr(options, "listen", "")
+        host, _, port = str(listen).rpartition(":")
+        if not port.isdigit():
+            continue
+        family = socket.AF_INET6 if ":" in host else socket.AF_INET
+        with socket.socket(family, socket.SOCK_STREAM) as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            try:
+                probe.bind((host.strip("[]"), int(port)))
+            except OSError as error:
+                todo = f"find who has it with: ss -ltnp 'sport = :{port}'; a running logclf-daemon is a good reason"
+                yield Finding("warn", f"port {listen}: {error.strerror}", todo)
+            else:
+                yield Finding("ok", f"port {listen}: free")
+
+
+def _state(config: Config) -> Iterator[Finding]:
+    try:
+        directory = state_directory(config.state)
+    except ConfigError as error:
+        yield Finding("fail", str(error))
+        return
+    free = os.statvfs(directory).f_bavail * os.statvfs(directory).f_frsize
+    if free < 100 << 20:
+        yield Finding(
+            "warn", f"state {directory}: {free >> 20} MiB free", "make room: offsets cannot be kept on a full disk"
+        )
+    else:
+        yield Finding("ok", f"state {directory}: writable, {free >> 30} GiB free")
+
+
+def _rules(config: Config) -> Iterator[Finding]:
+    from logclf_daemon.stages.rules import load_rules
+
+    try:
+        rules = load_rules(config.rules, config.taxonomy, folder("rules"), cache_directory())
+    except ConfigError as error:
+        yield Finding("fail", f"rules: {str(error).splitlines()[0]}", "logclf-daemon rules check")
+    else:
+        yield Finding("ok", f"rules: {len(rules)} compiled, their examples hold")
+
+
+def _model(config: Config) -> Iterator[Finding]:
+    from logclf_daemon.stages.model import ModelStage
+
+    if not config.model.enabled:
+        yield Finding("warn", "model: switched off", "set model.enabled: true to use it")
+        return
+    started = time.perf_counter()
+    try:
+        model = ModelStage(config.model)
+    except LogclfError as error:
+        yield Finding("fail", f"model: {error}")
+    else:
+        yield Finding(
+            "ok", f"model {model.path.name} {model.digest[:8]}: loaded in {time.perf_counter() - started:.2f} s"
+        )
+
+
+def _ollama(config: Config) -> Iterator[Finding]:
+    from logclf_daemon.stages.llm import reachable_models
+
+    if config.llm.enabled is False:
+        yield Finding("ok", "Ollama: switched off")
+        return
+    models = reachable_models(config.llm)
+    if models is None:
+        state: Any = "fail" if config.llm.enabled is True else "warn"
+        yield Finding(
+            state, f"Ollama: nothing answers at {config.llm.url}", "fine without; else start it: ollama serve"
+        )
+    elif not {config.llm.model, f"{config.llm.model}:latest"} & set(models):
+        yield Finding("warn", f"Ollama: has no model {config.llm.model}", f"ollama pull {config.llm.model}")
+    else:
+        yield Finding("ok", f"Ollama: {config.llm.model} is there")
+
+
+def _clock() -> Iterator[Finding]:
+    # Nothing of ours was made before this version; a clock that says so gives records a wrong time.
+    if time.time() < 1_760_000_000:
+        yield Finding("warn", f"clock: says {time.strftime('%Y-%m-%d %H:%M')}", "start an NTP client")
+    else:
+        yield Finding("ok", f"clock: {time.strftime('%Y-%m-%d %H:%M %Z')}")

@@ -1,0 +1,109 @@
+"""`logclf-daemon explain`: one line through the cascade."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import click
+
+from logclf_daemon.cli.options import base_config, cascade_options, config_option, overridden
+
+
+@click.command()
+@click.argument("line", required=False)
+@click.option("--source", default="", help="The tag or file the line would come from.")
+@click.option("--json", "as_json", is_flag=True, help="Machine-readable.")
+@config_option
+@cascade_options
+def explain(
+    line: str | None,
+    source: str,
+    as_json: bool,
+    config_path: Path | None,
+    rules_paths: tuple[Path, ...],
+    builtin_rules: bool | None,
+    llm: bool | None,
+    model: bool | None,
+    state_dir: Path | None,
+) -> None:
+    """Show what each stage says of LINE (or of each line of standard input), why, and how long it took.
+
+    \b
+    Example:
+      logclf-daemon explain 'sshd[811]: Failed password for root from 10.0.0.9 port 22 ssh2'
+    """
+    from logclf_daemon.build import build_parts, cascade_of  # heavy: not needed for --help
+    from logclf_daemon.cli.csv import _state
+
+    config = overridden(
+        base_config(config_path),
+        rules_paths=rules_paths,
+        builtin_rules=builtin_rules,
+        llm=llm,
+        model=model,
+        state_dir=state_dir,
+    )
+    parts = build_parts(config, _state(config))
+    cascade = cascade_of(parts, patient=True)
+    lines = (
+        [line.encode("utf-8", "surrogateescape")]
+        if line is not None
+        else (text.rstrip(b"\r\n") for text in sys.stdin.buffer)
+    )
+    try:
+        for text in lines:
+            found = asyncio.run(_explained(cascade, source, text))
+            click.echo(json.dumps(found) if as_json else _words(found))
+    finally:
+        if cascade.waiting is not None:
+            cascade.waiting.close()
+        cascade.close()
+        parts.close()
+
+
+async def _explained(cascade: Any, source: str, line: bytes) -> dict[str, Any]:
+    question, steps = cascade.explain(source, line)
+    classified = await cascade.classify(source, [line])
+    if classified.late:
+        await cascade.settle_late(classified.late, classified.answers)
+    answer = classified.answers[0]
+    return {
+        "line": line.decode("utf-8", "replace"),
+        "template": question.text,
+        "logclf": answer.fields,
+        "steps": [
+            {
+                "stage": step.stage,
+                "label": None if step.verdict is None or step.verdict.abstained else step.verdict.label,
+                "confidence": None if step.verdict is None else round(step.verdict.confidence, 4),
+                "rule": step.verdict.rule if step.verdict else None,
+                "reason": step.verdict.reason if step.verdict else None,
+                "microseconds": round(step.secs * 1e6, 1),
+            }
+            for step in steps
+        ],
+    }
+
+
+def _words(found: dict[str, Any]) -> str:
+    verdict = found["logclf"]
+    why = f"rule {verdict['rule']}" if "rule" in verdict else verdict.get("reason", "")
+    rows = [
+        f"{verdict['label']}  ({verdict['stage']}, confidence {verdict['confidence']:.2f}{', ' + why if why else ''})"
+    ]
+    rows.append(f"  template {verdict['template']}  {_safe(found['template'])[:160]}")
+    for step in found["steps"]:
+        said = step["label"] or f"abstains{': ' + step['reason'] if step['reason'] else ''}"
+        detail = f" rule {step['rule']}" if step["rule"] else ""
+        if step["confidence"] is not None and step["stage"] != "rules":
+            detail += f" confidence {step['confidence']:.2f}"
+        rows.append(f"  {step['stage']:<9} {step['microseconds']:>10.1f} us  {said}{detail}")
+    return "\n".join(rows)
+
+
+def _safe(text: str) -> str:
+    return "".join(letter if letter.isprintable() else "\ufffd" for letter in text)

@@ -1,0 +1,78 @@
+"""Options that several commands share, and what they mean for the configuration."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeVar
+
+import click
+
+from logclf_daemon.config import DEFAULT_PATH, Config, load_config
+from logclf_daemon.documents import Document, validated
+
+Command = TypeVar("Command", bound=Callable[..., Any])
+
+
+def config_option(command: Command) -> Command:
+    """`--config FILE`."""
+    return click.option(
+        "--config",
+        "-c",
+        "config_path",
+        type=click.Path(path_type=Path, dir_okay=False),
+        help=f"Configuration file. Default: {DEFAULT_PATH} if it exists.",
+    )(command)
+
+
+def cascade_options(command: Command) -> Command:
+    """The options that choose rules and LLM without a configuration file."""
+    for option in (
+        click.option(
+            "--rules", "rules_paths", multiple=True, type=click.Path(path_type=Path), help="Rule file or folder."
+        ),
+        click.option(
+            "--builtin-rules/--no-builtin-rules", default=None, help="Use the rules that ship with the daemon."
+        ),
+        click.option("--llm/--no-llm", default=None, help="Ask the local Ollama. Default: if it answers."),
+        click.option("--model/--no-model", default=None, help="Use the local model."),
+        click.option("--state-dir", type=click.Path(path_type=Path, file_okay=False), help="Where state is kept."),
+    ):
+        command = option(command)
+    return command
+
+
+def base_config(path: Path | None, *, flags_given: bool = False) -> Config:
+    """The configuration file if one is named or, without flags, the default one if it exists."""
+    if path is not None:
+        return load_config(path)
+    if not flags_given and DEFAULT_PATH.exists():
+        return load_config(DEFAULT_PATH)
+    return Config()
+
+
+def overridden(
+    config: Config,
+    *,
+    rules_paths: tuple[Path, ...] = (),
+    builtin_rules: bool | None = None,
+    llm: bool | None = None,
+    model: bool | None = None,
+    state_dir: Path | None = None,
+    sections: dict[str, Any] | None = None,
+) -> Config:
+    """The configuration with what the command line says instead."""
+    changes: dict[str, Any] = dict(sections or {})
+    if rules_paths or builtin_rules is not None:
+        changes["rules"] = {
+            "paths": list(rules_paths) or list(config.rules.paths),
+            "builtin": config.rules.builtin if builtin_rules is None else builtin_rules,
+        }
+    if llm is not None:
+        changes["llm"] = {**config.llm.model_dump(), "enabled": llm}
+    if model is not None:
+        changes["model"] = {**config.model.model_dump(), "enabled": model}
+    if state_dir is not None:
+        changes["state"] = {**config.state.model_dump(), "directory": state_dir}
+    parsed = validated(Config, Document("command line", changes))
+    return config.model_copy(update={name: getattr(parsed, name) for name in changes})

@@ -1,0 +1,117 @@
+"""`logclf-daemon run`: the daemon."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import sys
+from pathlib import Path
+from typing import Any, ClassVar
+
+import click
+
+from logclf_daemon.cli.options import base_config, cascade_options, config_option, overridden
+from logclf_daemon.config import Config, with_defaults
+from logclf_daemon.events import LOGGER
+
+
+@click.command()
+@config_option
+@click.option("--tail", multiple=True, metavar="GLOB", help="Watch these files. May be given often.")
+@click.option("--forward", metavar="ADDR", help="Take the forward protocol at host:port or unix:///path.")
+@click.option("--stdin", "from_stdin", is_flag=True, help="Read lines from standard input.")
+@click.option(
+    "--to",
+    "targets",
+    multiple=True,
+    metavar="TARGET",
+    help="-, a file, forward://host:port, forward+tls://…, forward+unix:///path.",
+)
+@click.option("--once", is_flag=True, help="Read what is there, deliver it, exit.")
+@cascade_options
+@click.pass_context
+def run(
+    ctx: click.Context,
+    config_path: Path | None,
+    tail: tuple[str, ...],
+    forward: str | None,
+    from_stdin: bool,
+    targets: tuple[str, ...],
+    once: bool,
+    rules_paths: tuple[Path, ...],
+    builtin_rules: bool | None,
+    llm: bool | None,
+    model: bool | None,
+    state_dir: Path | None,
+) -> None:
+    """Watch files or take the forward protocol, label each record and pass it on.
+
+    With neither options nor a configuration file: forward protocol on 127.0.0.1:24224, JSON lines on standard output.
+
+    \b
+    Examples:
+      logclf-daemon run --tail '/var/log/*.log'
+      logclf-daemon run --forward 127.0.0.1:24224 --to forward://127.0.0.1:24225
+    """
+    _log_to_stderr(debug=bool(ctx.parent and ctx.parent.params.get("debug")))
+    if once and forward:
+        raise click.UsageError("--once reads what is there; forward input has no end (leave one of them out)")
+    flags = {"inputs": _inputs(tail, forward, from_stdin), "outputs": [_target(target) for target in targets]}
+    sections = {name: value for name, value in flags.items() if value}
+
+    def configured() -> Config:
+        config = base_config(config_path, flags_given=bool(sections))
+        return with_defaults(
+            overridden(
+                config,
+                rules_paths=rules_paths,
+                builtin_rules=builtin_rules,
+                llm=llm,
+                model=model,
+                state_dir=state_dir,
+                sections=sections,
+            )
+        )
+
+    from logclf_daemon.service import Service  # heavy: not needed for --help
+
+    asyncio.run(Service(configured(), once=once, reread=configured).run())
+
+
+def _inputs(tail: tuple[str, ...], forward: str | None, from_stdin: bool) -> list[dict[str, Any]]:
+    inputs: list[dict[str, Any]] = []
+    if tail:
+        # A path the shell would expand to nothing must not depend on the folder the daemon runs in.
+        inputs.append({"type": "files", "paths": [str(Path(glob).expanduser().absolute()) for glob in tail]})
+    if forward:
+        inputs.append({"type": "forward", "listen": forward})
+    if from_stdin:
+        inputs.append({"type": "stdin"})
+    return inputs
+
+
+def _target(target: str) -> dict[str, Any]:
+    if target.startswith(("forward://", "forward+tls://", "forward+unix://")):
+        return {"type": "forward", "address": target}
+    if "://" in target:
+        raise click.UsageError(
+            f"--to {target}: unknown kind of target; use -, a file, forward://host:port, forward+tls://… or forward+unix:///path"
+        )
+    return {"type": "jsonl", "path": target}
+
+
+def _log_to_stderr(*, debug: bool) -> None:
+    handler = logging.StreamHandler(sys.stderr)
+    # Under systemd the journal has the time and takes the priority from the prefix.
+    under_systemd = "JOURNAL_STREAM" in os.environ
+    handler.setFormatter(_Prefixed() if under_systemd else logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
+    LOGGER.addHandler(handler)
+    LOGGER.setLevel(logging.DEBUG if debug else logging.INFO)
+
+
+class _Prefixed(logging.Formatter):
+    PRIORITIES: ClassVar[dict[int, int]] = {logging.DEBUG: 7, logging.INFO: 6, logging.WARNING: 4, logging.ERROR: 3}
+
+    def format(self, record: logging.LogRecord) -> str:
+        return f"<{self.PRIORITIES.get(record.levelno, 6)}>{super().format(record)}"

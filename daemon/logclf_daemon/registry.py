@@ -1,0 +1,57 @@
+"""Names to components. A new input, stage or output is one file and one line here.
+
+Components are imported when they are used: `logclf-daemon --help` must not load a model runtime.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from importlib import import_module
+from typing import Any
+
+from pydantic import BaseModel
+
+
+@dataclass(frozen=True, slots=True)
+class Kind:
+    """Where a component and its options are, and which services its constructor takes by keyword."""
+
+    module: str
+    component: str
+    options: str
+    needs: tuple[str, ...] = ()
+
+    def options_model(self) -> type[BaseModel]:
+        """The pydantic model of its options."""
+        model: type[BaseModel] = getattr(import_module(self.module), self.options)
+        return model
+
+    def create(self, options: BaseModel, name: str, services: Mapping[str, object]) -> Any:
+        """The component. Its constructor checks the options.
+
+        Raises:
+            ConfigError: It can never work like this.
+        """
+        component = getattr(import_module(self.module), self.component)
+        return component(options, name, **{need: services[need] for need in self.needs})
+
+
+INPUTS: dict[str, Kind] = {
+    "files": Kind("logclf_daemon.inputs.files", "FilesInput", "FilesInputOptions", needs=("state", "once")),
+    "forward": Kind("logclf_daemon.inputs.forward", "ForwardInput", "ForwardInputOptions"),
+    "stdin": Kind("logclf_daemon.inputs.stdin", "StdinInput", "StdinInputOptions"),
+    "memory": Kind("logclf_daemon.inputs.memory", "MemoryInput", "MemoryInputOptions"),
+}
+OUTPUTS: dict[str, Kind] = {
+    "forward": Kind("logclf_daemon.outputs.forward", "ForwardOutput", "ForwardOutputOptions"),
+    "jsonl": Kind("logclf_daemon.outputs.jsonl", "JsonlOutput", "JsonlOutputOptions"),
+    "memory": Kind("logclf_daemon.outputs.memory", "MemoryOutput", "MemoryOutputOptions"),
+}
+STAGES: dict[str, str] = {
+    "rules": "logclf_daemon.stages.rules:RuleSet",
+    "verdicts": "logclf_daemon.stages.verdicts:VerdictMemory",
+    "model": "logclf_daemon.stages.model:ModelStage",
+    "llm": "logclf_daemon.stages.llm:LlmStage",
+}
+"""The stages in the order in which they are asked. `build.py` puts them together: each needs other things."""

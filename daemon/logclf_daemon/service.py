@@ -1,0 +1,187 @@
+"""The daemon's life: start, reload, drain, stop. Signals only set flags; the work is done in the loop."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import signal
+from collections.abc import Callable, Iterator
+
+from logclf_daemon import __version__
+from logclf_daemon.build import Parts, build_parts, build_pipeline, cascade_of, generation_of, open_state, waiting_room
+from logclf_daemon.cascade import Cascade
+from logclf_daemon.config import Config
+from logclf_daemon.errors import ConfigError
+from logclf_daemon.events import Reloaded, ReloadRefused, Started, Stopped, Stopping, emit
+from logclf_daemon.notify import notify, watchdog_secs
+from logclf_daemon.pipeline import Pipeline
+from logclf_daemon.resources import folder
+
+WATCH_SECS = 0.25  # how often rule and model files are looked at: a save is in force within a second
+RESTART_SECTIONS = ("inputs", "outputs", "state", "record", "delivery", "http")
+
+Signature = tuple[tuple[str, int, int, int], ...]
+
+
+class Service:
+    """Runs one configuration until it is told to stop.
+
+    `reread` gives the configuration again (SIGHUP); None where it came from the command line.
+    """
+
+    def __init__(self, config: Config, *, once: bool = False, reread: Callable[[], Config] | None = None) -> None:
+        self.config = config
+        self._once = once
+        self._reread = reread
+        self._number = 1
+        self._reload_asked = asyncio.Event()
+        self._reloading = asyncio.Lock()
+
+    async def run(self) -> None:
+        """Start, run, drain.
+
+        Raises:
+            LogclfError: It cannot start, or an input or output failed for good.
+        """
+        directory, state = open_state(self.config)
+        self._directory = directory
+        self._parts = build_parts(self.config, directory)
+        self._cascade = cascade_of(self._parts)
+        try:
+            pipeline = build_pipeline(self.config, self._cascade, state, once=self._once)
+            await pipeline.open()
+            await self._serve(pipeline)
+        finally:
+            self._close()
+            if state is not None:
+                state.close()
+
+    async def _serve(self, pipeline: Pipeline) -> None:
+        with self._signals(pipeline):
+            background = [
+                asyncio.create_task(task) for task in (self._watch_files(), self._reloads(), _feed_watchdog())
+            ]
+            self._tell_started()
+            try:
+                await pipeline.run()
+            finally:
+                for task in background:
+                    task.cancel()
+                await asyncio.gather(*background, return_exceptions=True)
+        emit(Stopped(delivered=pipeline.totals.delivered, returned=pipeline.totals.returned))
+
+    def _tell_started(self) -> None:
+        parts = self._parts
+        emit(
+            Started(
+                version=__version__,
+                inputs=",".join(options.type for options in self.config.inputs),  # type: ignore[attr-defined]
+                outputs=",".join(options.type for options in self.config.outputs),  # type: ignore[attr-defined]
+                rules=len(parts.rules),
+                model=f"{parts.model.path.name} {parts.model.digest[:8]}" if parts.model else "off",
+                llm=self.config.llm.model if parts.llm else "off",
+            )
+        )
+        notify("READY=1", f"STATUS={len(parts.rules)} rules, generation {self._number}")
+
+    @contextlib.contextmanager
+    def _signals(self, pipeline: Pipeline) -> Iterator[None]:
+        loop = asyncio.get_running_loop()
+        stops = 0
+
+        def stop(number: int) -> None:
+            nonlocal stops
+            stops += 1
+            if stops > 1:
+                os._exit(1)  # asked twice: nothing was acknowledged that is not safe
+            emit(Stopping(signal=signal.Signals(number).name))
+            notify("STOPPING=1")
+            pipeline.stop()
+
+        handled = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+        loop.add_signal_handler(signal.SIGTERM, stop, signal.SIGTERM)
+        loop.add_signal_handler(signal.SIGINT, stop, signal.SIGINT)
+        loop.add_signal_handler(signal.SIGHUP, self._reload_asked.set)
+        try:
+            yield
+        finally:
+            for number in handled:
+                loop.remove_signal_handler(number)
+
+    async def _reloads(self) -> None:
+        """SIGHUP: the configuration is read again."""
+        while True:
+            await self._reload_asked.wait()
+            self._reload_asked.clear()
+            await self.reload()
+
+    async def reload(self) -> bool:
+        """Read configuration, rules and model again and swap them in; False if they were refused."""
+        async with self._reloading:
+            notify("RELOADING=1")
+            try:
+                config = await asyncio.to_thread(self._reread) if self._reread else self.config
+                changed = [name for name in RESTART_SECTIONS if getattr(config, name) != getattr(self.config, name)]
+                if changed:
+                    raise ConfigError(f"{', '.join(changed)}: changed; restart the service for that")
+                parts = await asyncio.to_thread(build_parts, config, self._directory, self._parts)
+            except ConfigError as error:
+                emit(ReloadRefused(error=str(error)))
+                notify("READY=1", f"STATUS=reload refused, generation {self._number} stays")
+                return False
+            self._swap(config, parts)
+            notify("READY=1", f"STATUS={len(parts.rules)} rules, generation {self._number}")
+            return True
+
+    def _swap(self, config: Config, parts: Parts) -> None:
+        before, self._parts, self.config = self._parts, parts, config
+        self._number += 1
+        if parts.llm is not before.llm:
+            room, self._cascade.waiting = self._cascade.waiting, waiting_room(parts)
+            if room is not None:
+                room.close()
+        self._cascade.generation = generation_of(parts, self._number)
+        before.close(kept=parts)
+        emit(Reloaded(generation=self._number, rules=len(parts.rules)))
+
+    async def _watch_files(self) -> None:
+        """Reload when a rule or model file changed. Looked at, not watched: events get lost, a look does not."""
+        seen = await asyncio.to_thread(self._signature)
+        while True:
+            await asyncio.sleep(WATCH_SECS)
+            now = await asyncio.to_thread(self._signature)
+            if now != seen:
+                seen = now
+                await self.reload()
+
+    def _signature(self) -> Signature:
+        """Name, size, time and identity of every file a generation is made of."""
+        places = [*self.config.rules.paths, *([folder("rules")] if self.config.rules.builtin else [])]
+        if self.config.model.enabled:
+            places.append(self.config.model.folder)
+        found = []
+        for place in places:
+            with contextlib.suppress(OSError):
+                for path in sorted(place.iterdir()) if place.is_dir() else [place]:
+                    stat = path.stat()
+                    found.append((str(path), stat.st_size, stat.st_mtime_ns, stat.st_ino))
+        return tuple(found)
+
+    def _close(self) -> None:
+        if (room := self._cascade.waiting) is not None:
+            room.close()
+        self._cascade.close()
+        self._parts.close()
+
+    @property
+    def cascade(self) -> Cascade:
+        return self._cascade
+
+
+async def _feed_watchdog() -> None:
+    """Tell systemd that the loop turns, which carries every batch."""
+    secs = watchdog_secs()
+    while secs is not None:
+        notify("WATCHDOG=1")
+        await asyncio.sleep(secs / 2)

@@ -1,0 +1,127 @@
+"""Configuration files: mistakes are told with their line, secrets come from elsewhere."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from logclf_daemon.config import Config, StateOptions, load_config, state_directory, with_defaults
+from logclf_daemon.documents import parse
+from logclf_daemon.errors import ConfigError
+
+
+def load(tmp_path: Path, text: str) -> Config:
+    path = tmp_path / "config.yaml"
+    path.write_text(text)
+    return load_config(path)
+
+
+FULL = """\
+inputs:
+  - {type: files, paths: ["/var/log/*.log"], exclude: ["*.gz"], start_at: checkpoint, multiline: none}
+  - {type: forward, listen: "127.0.0.1:24224", shared_key: "file:KEY"}
+outputs:
+  - {type: forward, address: "127.0.0.1:24225", tag_prefix: "classified.", ack: true}
+  - {type: jsonl, path: "-"}
+rules:  {paths: ["/etc/logclf/rules.d"], builtin: true}
+model:  {path: builtin, max_error_rate: 0.02}
+llm:    {enabled: auto, url: "http://127.0.0.1:11434", model: "qwen3:1.7b", wait_secs: 10}
+state:  {directory: /var/lib/logclf-daemon}
+http:   {listen: "127.0.0.1:24280"}
+labels: {}
+"""
+
+
+def test_the_documented_configuration_is_valid(tmp_path: Path) -> None:
+    key = tmp_path / "key"
+    key.write_text("s3cret\n")
+
+    config = load(tmp_path, FULL.replace("KEY", str(key)))
+
+    assert [options.type for options in config.inputs] == ["files", "forward"]  # type: ignore[attr-defined]
+    assert config.inputs[1].shared_key.get_secret_value() == "s3cret"  # type: ignore[attr-defined]
+    assert "s3cret" not in repr(config)
+
+
+@pytest.mark.parametrize(
+    ("text", "complaint"),
+    [
+        ("llm:\n  urll: x\n", "config.yaml:2: llm.urll: unknown option; did you mean 'url'?"),
+        (
+            "inputs:\n  - type: files\n    path: [a]\n",
+            "config.yaml:3: inputs.0.path: unknown option; did you mean 'paths'?",
+        ),
+        ("inputs:\n  - type: fiels\n", "config.yaml:2: inputs.0: 'type' must be one of"),
+        ("inputs:\n  - {type: files}\n", "config.yaml:2: inputs.0.paths: missing"),
+        ("modle: {}\n", "config.yaml:1: modle: unknown option; did you mean 'model'?"),
+        ("model: {max_error_rate: lots}\n", "config.yaml:1: model.max_error_rate: input should be a valid number"),
+        ("model:\n\tpath: x\n", "config.yaml:2: not valid YAML"),
+        ("- a list\n", "config.yaml:1: a configuration is a mapping"),
+        (
+            "llm: {url: '${NOT_SET_AT_ALL}'}\n",
+            "config.yaml:1: llm.url: the environment variable NOT_SET_AT_ALL is not set",
+        ),
+        ("llm: {url: 'file:/no/such/file'}\n", "config.yaml:1: llm.url: /no/such/file cannot be read"),
+        ("labels: {Only: one}\n", "config.yaml:1: labels: at least two labels are needed"),
+        ("labels: {Unclassified: x, Other: y}\n", "'Unclassified' is what the daemon says when it is unsure"),
+        ("llm: {}\nllm: {}\n", "config.yaml:2: llm: given twice, first in line 1"),
+        ("llm: {wait_secs: 0}\nmodle: 1\n", "config.yaml:2: modle"),
+    ],
+)
+def test_a_mistake_is_told_with_its_line(tmp_path: Path, text: str, complaint: str) -> None:
+    with pytest.raises(ConfigError) as error:
+        load(tmp_path, text)
+
+    assert complaint in str(error.value)
+    assert error.value.exit_code == 78
+
+
+def test_environment_variables_have_defaults(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LLM_HOST", "box")
+
+    config = load(tmp_path, "llm: {url: 'http://${LLM_HOST}:${LLM_PORT:-11434}'}\n")
+
+    assert config.llm.url == "http://box:11434"
+
+
+def test_with_nothing_said_it_takes_forward_and_prints() -> None:
+    config = with_defaults(Config())
+
+    assert [options.type for options in config.inputs] == ["forward"]  # type: ignore[attr-defined]
+    assert [options.type for options in config.outputs] == ["jsonl"]  # type: ignore[attr-defined]
+
+
+def test_a_missing_file_is_named(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"nothing\.yaml: cannot be read: No such file"):
+        load_config(tmp_path / "nothing.yaml")
+
+
+def test_an_alias_bomb_is_refused() -> None:
+    bomb = "a: &a [x,x,x,x,x,x,x,x,x,x]\n" + "".join(
+        f"{name}: &{name} [{','.join(['*' + before] * 10)}]\n"
+        for before, name in zip("abcdefgh", "bcdefghi", strict=True)
+    )
+
+    with pytest.raises(ConfigError, match="too large once its aliases are unfolded"):
+        parse(bomb, "bomb.yaml")
+
+
+@pytest.mark.parametrize("text", ["!!python/object:os.system x", "a: !unknown x"])
+def test_yaml_tags_do_nothing(text: str) -> None:
+    with pytest.raises(ConfigError, match="not valid YAML"):
+        parse(text, "t.yaml")
+
+
+def test_state_goes_where_systemd_says(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("STATE_DIRECTORY", str(tmp_path / "systemd"))
+
+    assert state_directory(StateOptions()) == tmp_path / "systemd"
+    assert state_directory(StateOptions(directory=tmp_path / "own")) == tmp_path / "own"
+
+
+def test_a_state_folder_that_cannot_be_made_is_an_error(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+
+    with pytest.raises(ConfigError, match="cannot be written"):
+        state_directory(StateOptions(directory=tmp_path / "file" / "x"))
