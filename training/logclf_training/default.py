@@ -1,0 +1,50 @@
+"""The recipe of the shipped model, and its building from the corpus."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from logclf_training import card, corpus, dataset, recipe
+from logclf_training.corpus import LABELS
+from logclf_training.export import Parts, assembled
+from logclf_training.recipe import Data, Recipe, Say
+
+RECIPE = Recipe(routine_share=0.7)
+NAME = "logclf default model"
+_SUMMARY = (
+    "Gives a log line one of nine operational labels, or abstains. A sentence encoder (int8 ONNX), hashed character "
+    "and word n-grams beside it, one linear layer, calibrated on programs held out of training."
+)
+
+
+def build(folder: Path, rows: Path | None, rows_name: str, say: Say) -> Parts:
+    """Train the shipped model; `rows` are measured for the card and never learned from.
+
+    Raises:
+        BadInput: The corpus has mistakes, or the rows cannot be read.
+    """
+    measured_rows = dataset.read_labelled(rows) if rows else []
+    programs = corpus.load(folder)
+    examples, contradictions = dataset.from_corpus(programs, RECIPE.lines_per_template, RECIPE.seed)
+    templates = sum(len(program.templates) for program in programs)
+    say(f"{len(programs)} programs, {templates} templates, {len(examples)} different texts")
+    for contradiction in contradictions:
+        say(f"left out, one text with several labels: {', '.join(contradiction.origins)}")
+    data = Data.of(examples, LABELS)
+    trained = recipe.train(data, RECIPE, say)
+    measured = {}
+    if measured_rows:
+        known = [row for row in measured_rows if row.label in LABELS]
+        measured[rows_name] = trained.quality(Data.of(known, LABELS))
+    made_from = recipe.provenance(RECIPE, folder)
+    story = card.Story(
+        name=NAME,
+        summary=_SUMMARY,
+        data=f"{templates} line templates of {len(programs)} programs, written for this project (`training/corpus`), "
+        f"{RECIPE.lines_per_template} generated lines of each. No real log is in it.",
+        encoder=RECIPE.encoder,
+        held_out=trained.held_out,
+        thresholds=trained.thresholds,
+        measured=measured,
+    )
+    return assembled(trained, story, RECIPE, made_from)
