@@ -9,8 +9,8 @@ from collections.abc import Sequence
 import msgpack
 import pytest
 from msgspec import Raw
-from tests_doubles import ChaosStage, FixedStage, SlowStage, cascade, rule, until
 
+from doubles import ChaosStage, FixedStage, SlowStage, cascade, rule, until
 from logclf_daemon.cascade import NO_RULE, Cascade, Classified, Generation, source_class
 from logclf_daemon.codec import encode_entries, raw_str
 from logclf_daemon.metrics import value

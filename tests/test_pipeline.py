@@ -6,8 +6,8 @@ import asyncio
 from collections.abc import Sequence
 
 import pytest
-from tests_doubles import ChaosOutput, ChaosStage, FixedStage, SlowStage, cascade, rule, until
 
+from doubles import ChaosOutput, ChaosStage, FixedStage, SlowStage, cascade, rule, until
 from logclf_daemon.errors import ServiceUnavailable
 from logclf_daemon.inputs.memory import MemoryInput
 from logclf_daemon.metrics import value

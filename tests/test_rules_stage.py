@@ -5,12 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from tests_doubles import rule
 
+from doubles import rule
 from logclf_daemon.errors import ConfigError
 from logclf_daemon.record import Question
 from logclf_daemon.resources import folder
-from logclf_daemon.stages._rules import engines
+from logclf_daemon.stages._rules import child, engines
 from logclf_daemon.stages._rules.engines import HyperscanEngine, Pattern, Re2Engine
 from logclf_daemon.stages.rules import RuleSet, RulesOptions, applies, load_rules
 from logclf_daemon.taxonomy import Taxonomy
@@ -95,7 +95,7 @@ def test_a_missing_folder_is_named() -> None:
 
 @pytest.mark.parametrize("engine", [HyperscanEngine, Re2Engine])
 def test_the_highest_priority_wins_then_file_and_order(engine: type, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("logclf_daemon.stages.rules.engine_for", lambda patterns, _cache: engine(patterns))
+    monkeypatch.setattr("logclf_daemon.stages.rules.engine_for", lambda patterns, _cache, apart: engine(patterns))
     rules = RuleSet([rule("a.*b", id="first"), rule("b", id="second"), rule("A.*B", id="third", ignore_case=True)])
 
     assert [winner(rules, line) for line in (b"a b", b"xb", b"ayB", b"c")] == ["first", "second", "third", None]
@@ -152,3 +152,50 @@ def test_without_hyperscan_the_other_engine_is_used(monkeypatch: pytest.MonkeyPa
 
     assert isinstance(engines.engine_for((Pattern("only here"),)), Re2Engine)
     assert engines.complaint("a b") is None
+
+
+def test_a_pattern_that_takes_for_ever_to_compile_is_refused_by_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(child, "ALONE_SECS", 1.0)
+    bomb = "|".join(f"w{number}.{{0,900}}x{number}" for number in range(200))
+    text = GOOD + f"  - {{id: bomb, label: Error, pattern: '{bomb}', examples: ['w1x1']}}\n"
+
+    with pytest.raises(ConfigError) as error:
+        load(tmp_path, text)
+
+    assert "own.yaml:9: bomb: " in str(error.value)
+
+
+def test_compiled_rules_are_kept_and_loaded_again(tmp_path: Path) -> None:
+    patterns = [Pattern("kept [a-z]+"), Pattern("other")]
+
+    first = HyperscanEngine(patterns, tmp_path)
+    (path,) = tmp_path.iterdir()
+    again = HyperscanEngine(patterns, tmp_path)
+
+    assert first.hits([b"kept x"]) == again.hits([b"kept x"]) == [(0, 0, 6)]
+    path.write_bytes(b"damaged")
+    assert HyperscanEngine(patterns, tmp_path).hits([b"other"]) == [(0, 1, 5)]
+
+
+def test_lint_finds_what_is_odd() -> None:
+    rules = RuleSet(
+        [
+            rule("boom", "Error", id="wide", examples=["boom"]),
+            rule("boom now", "Critical Error", id="never", examples=["boom now"]),
+            rule("bang( now)?", "Error", id="half", examples=["bang", "boom bang"], counterexamples=["boom boom"]),
+        ]
+    )
+
+    found = {(finding.kind, finding.rule.id) for finding in rules.findings()}
+
+    assert ("dead", "never") in found
+    assert ("contradicts", "wide") in found
+    assert not any(name == "half" and kind == "dead" for kind, name in found)
+
+
+def test_explaining_a_line_names_all_rules_that_match() -> None:
+    rules = RuleSet([rule("boom", id="first"), rule("b..m", id="second"), rule("bang", id="third")])
+
+    assert [matched.id for matched in rules.matches(b"a boom")] == ["first", "second"]

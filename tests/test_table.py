@@ -10,9 +10,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from doubles import FixedStage, cascade, rule
 from logclf_daemon.errors import BadInput
 from logclf_daemon.table import Summary, TableOptions, classify_table
-from tests_doubles import FixedStage, cascade, rule
 
 
 def convert(table: bytes, **options: object) -> tuple[bytes, Summary]:

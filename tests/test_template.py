@@ -35,9 +35,9 @@ def test_opposite_lines_never_share_a_template(one: str, other: str) -> None:
 @pytest.mark.parametrize(("one", "other"), POLAR)
 def test_opposite_lines_never_share_a_cache_key(engine: type, one: str, other: str) -> None:
     scan = engine([Pattern(kept.pattern, ends=True) for kept in KEPT])
-    folds = []
-    for line in (one.encode(), other.encode()):
-        folds.append(fold(line, [(pattern, end) for _, pattern, end in scan.hits([line])]))
+    folds = [
+        fold(line, [(pattern, end) for _, pattern, end in scan.hits([line])]) for line in (one.encode(), other.encode())
+    ]
 
     assert folds[0] != folds[1]
 

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import asyncio
 
-from tests_doubles import FixedStage, SlowStage, until
-
+from doubles import FixedStage, SlowStage, until
 from logclf_daemon.record import Question, Verdict
 from logclf_daemon.waiting import RETRY_SECS, WaitingRoom
 

@@ -63,3 +63,48 @@ def test(paths: tuple[Path, ...], config_path: Path | None) -> None:
     examples = sum(len(rule.options.examples) for rule in loaded.rules)
     counterexamples = sum(len(rule.options.counterexamples) for rule in loaded.rules)
     click.echo(f"ok: {len(loaded)} rules, {examples} examples match, {counterexamples} counterexamples do not")
+
+
+@rules.command()
+@_PATHS
+@config_option
+@click.option(
+    "--sample", type=click.Path(path_type=Path, exists=True, dir_okay=False), help="Real lines to time rules on."
+)
+def lint(paths: tuple[Path, ...], config_path: Path | None, sample: Path | None) -> None:
+    """Find rules that are dead, shadowed, contradicting, costly or too broad. Exit 1 for dead or contradicting ones.
+
+    \b
+    Example:
+      logclf-daemon rules lint --sample /var/log/syslog
+    """
+    loaded = _loaded(config_path, paths)
+    findings = list(loaded.findings(sample.read_bytes().splitlines() if sample else ()))
+    for finding in findings:
+        click.echo(str(finding))
+    mistakes = sum(finding.mistake for finding in findings)
+    if mistakes:
+        raise LogclfError(f"{mistakes} of {len(findings)} findings are mistakes (dead or contradicts)")
+    click.echo(f"ok: {len(loaded)} rules, {len(findings)} worth a look")
+
+
+@rules.command()
+@click.argument("line")
+@_PATHS
+@config_option
+@click.option("--source", default="", help="The tag or file the line would come from.")
+def explain(line: str, paths: tuple[Path, ...], config_path: Path | None, source: str) -> None:
+    """Show which rules match LINE, the winner first, and where each stands.
+
+    \b
+    Example:
+      logclf-daemon rules explain 'sshd[811]: Failed password for root from 10.0.0.9 port 22 ssh2'
+    """
+    matched = _loaded(config_path, paths).matches(line.encode("utf-8", "surrogateescape"), source)
+    for place, rule in enumerate(matched):
+        options = rule.options
+        click.echo(f"{'wins' if place == 0 else 'also'}  {rule.id}  {options.label}  priority {options.priority}")
+        click.echo(f"      {rule.path}:{rule.line}  {options.description}")
+        click.echo(f"      {options.pattern}")
+    if not matched:
+        click.echo("no rule matches; memory, model and LLM are asked")

@@ -10,8 +10,9 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from logclf_daemon.errors import ConfigError
 from logclf_daemon.record import Question, Verdict
-from logclf_daemon.stages._rules.engines import Pattern, complaint, engine_complaint, engine_for
+from logclf_daemon.stages._rules.engines import Pattern, TooCostly, complaint, engine_complaint, engine_for
 from logclf_daemon.stages._rules.files import Rule, read_rules
+from logclf_daemon.stages._rules.lint import Finding, lint
 from logclf_daemon.taxonomy import Taxonomy
 from logclf_daemon.template import KEPT
 
@@ -32,13 +33,15 @@ class RulesOptions(BaseModel):
 class RuleSet:
     """Compiled rules. Immutable; `match` belongs to one thread.
 
+    `cache` is a folder for compiled patterns; `apart` compiles all but the shipped rules in a child process.
+
     Raises:
         ConfigError: From the constructor, one line for each pattern that cannot be a rule.
     """
 
     name = "rules"
 
-    def __init__(self, rules: Sequence[Rule], cache: Path | None = None) -> None:
+    def __init__(self, rules: Sequence[Rule], cache: Path | None = None, *, apart: bool = False) -> None:
         self.rules = tuple(rules)
         self._verdicts = tuple(Verdict(rule.options.label, 1.0, "rules", rule=rule.id) for rule in rules)
         self._limited = {number: rule.options.source for number, rule in enumerate(rules) if rule.options.source}
@@ -52,12 +55,18 @@ class RuleSet:
         first = sorted(set(range(len(patterns))) - set(own))
         try:
             self._engines = [
-                (engine_for(tuple(patterns[number] for number in numbers), cache), numbers)
+                (
+                    engine_for(tuple(patterns[number] for number in numbers), cache, apart=apart and numbers is own),
+                    numbers,
+                )
                 for numbers in (first, own)
                 if numbers
             ]
+        except TooCostly as error:
+            where = "rules" if error.culprit is None else rules[own[error.culprit]].where(pattern=True)
+            raise ConfigError(f"{where}: {error}; use .* in place of bounded repeats such as .{{0,900}}") from error
         except ValueError as error:
-            _refuse(rules, [engine_complaint(pattern) for pattern in patterns[: len(rules)]])
+            _refuse(rules, [engine_complaint(pattern, apart=apart) for pattern in patterns[: len(rules)]])
             raise ConfigError(f"rules: {len(rules)} patterns are too much together: {error}") from error
 
     def __len__(self) -> int:
@@ -106,6 +115,16 @@ class RuleSet:
         numbers = [self.match(question.source, [question.example])[0][0] for question in questions]
         return [None if number == NO_RULE else self._verdicts[number] for number in numbers]
 
+    def matches(self, line: bytes, source: str = "") -> list[Rule]:
+        """All rules that match a line, the winner first."""
+        elsewhere = self._not_for(source) if source else frozenset()
+        numbers = {number for _, number, _ in self._hits([line])} - elsewhere
+        return [self.rules[number] for number in sorted(numbers) if number < len(self.rules)]
+
+    def findings(self, sample: Sequence[bytes] = ()) -> Iterator[Finding]:
+        """What is odd about these valid rules; `sample` are real lines to time them on."""
+        return lint(self.rules, self._hits, sample)
+
     def failed_examples(self) -> Iterator[str]:
         """Examples a rule does not match and counterexamples it does, one line each."""
         for polarity, name in ((True, "examples"), (False, "counterexamples")):
@@ -141,7 +160,8 @@ def load_rules(options: RulesOptions, taxonomy: Taxonomy, builtin: Path | None, 
     Raises:
         ConfigError: One line for each mistake; nothing of the set may be used then.
     """
-    rules = RuleSet(read_rules(options.paths, taxonomy, builtin=builtin if options.builtin else None), cache)
+    found = read_rules(options.paths, taxonomy, builtin=builtin if options.builtin else None)
+    rules = RuleSet(found, cache, apart=True)
     if mistakes := list(rules.failed_examples()):
         raise ConfigError("\n".join(mistakes))
     return rules

@@ -18,10 +18,23 @@ from typing import Any, Protocol
 
 import re2
 
+from logclf_daemon.stages._rules.child import TooCostly, compile_apart
+
 try:
     import hyperscan
 except ImportError:  # no wheel for this platform
     hyperscan = None  # type: ignore[assignment]
+
+__all__ = [
+    "Engine",
+    "HyperscanEngine",
+    "Pattern",
+    "Re2Engine",
+    "TooCostly",
+    "complaint",
+    "engine_complaint",
+    "engine_for",
+]
 
 MAX_COMPILED_BYTES = 8 << 20
 MAX_CACHED = 8
@@ -97,13 +110,13 @@ def _flags(pattern: Pattern) -> int:
     return flags | (hyperscan.HS_FLAG_CASELESS if pattern.ignore_case else 0)
 
 
-def engine_complaint(pattern: Pattern) -> str | None:
+def engine_complaint(pattern: Pattern, *, apart: bool = False) -> str | None:
     """Why the matching engine of this machine refuses a pattern that RE2 takes. Slow: for when all were refused."""
     if hyperscan is None:
         return None
     try:
-        hyperscan.Database().compile(expressions=[pattern.text.encode()], ids=[0], elements=1, flags=[_flags(pattern)])
-    except hyperscan.error as error:
+        _compiled([pattern], apart=apart)
+    except (hyperscan.error, ValueError, TooCostly) as error:
         return f"refused by the matching engine: {error}; ^ and $ only at the ends, no huge repeats"
     return None
 
@@ -114,8 +127,8 @@ class HyperscanEngine:
     Compiling hundreds of patterns takes seconds, loading what was compiled a millisecond: `cache` is a folder for that.
     """
 
-    def __init__(self, patterns: Sequence[Pattern], cache: Path | None = None) -> None:
-        self._database = _cached(patterns, cache)
+    def __init__(self, patterns: Sequence[Pattern], cache: Path | None = None, *, apart: bool = False) -> None:
+        self._database = _cached(patterns, cache, apart=apart)
 
     def hits(self, lines: Sequence[bytes]) -> list[tuple[int, int, int]]:
         found: list[tuple[int, int, int]] = []
@@ -130,13 +143,31 @@ class HyperscanEngine:
         return found
 
 
-def _cached(patterns: Sequence[Pattern], cache: Path | None) -> Any:
+def _cached(patterns: Sequence[Pattern], cache: Path | None, *, apart: bool) -> Any:
     """The database from the cache, or compiled and put there."""
     name = sha256(repr((version("hyperscan"), list(patterns))).encode()).hexdigest()[:24]
     path = cache / f"rules-{name}.hsdb" if cache is not None else None
     if path is not None:
         with contextlib.suppress(OSError, hyperscan.error):  # absent, or of another processor: compile
-            return hyperscan.loadb(path.read_bytes(), hyperscan.HS_MODE_BLOCK)
+            return _loaded(path.read_bytes())
+    database, data = _compiled(patterns, apart=apart)
+    if path is not None:
+        with contextlib.suppress(OSError):  # a full or read-only disk costs the next start some seconds
+            _keep(path, data or hyperscan.dumpb(database))
+    return database
+
+
+def _loaded(data: bytes) -> Any:
+    database = hyperscan.loadb(data, hyperscan.HS_MODE_BLOCK)
+    database.scratch = hyperscan.Scratch(database)
+    return database
+
+
+def _compiled(patterns: Sequence[Pattern], *, apart: bool) -> tuple[Any, bytes | None]:
+    """The database, and its bytes if it comes from a child process."""
+    if apart:
+        data = compile_apart([(pattern.text, _flags(pattern)) for pattern in patterns])
+        return _loaded(data), data
     database = hyperscan.Database()
     database.compile(
         expressions=[pattern.text.encode() for pattern in patterns],
@@ -144,10 +175,7 @@ def _cached(patterns: Sequence[Pattern], cache: Path | None) -> Any:
         elements=len(patterns),
         flags=[_flags(pattern) for pattern in patterns],
     )
-    if path is not None:
-        with contextlib.suppress(OSError):  # a full or read-only disk costs the next start some seconds
-            _keep(path, hyperscan.dumpb(database))
-    return database
+    return database, None
 
 
 def _keep(path: Path, data: bytes) -> None:
@@ -183,15 +211,18 @@ class Re2Engine:
 
 
 @lru_cache(maxsize=4)
-def engine_for(patterns: tuple[Pattern, ...], cache: Path | None = None) -> Engine:
+def engine_for(patterns: tuple[Pattern, ...], cache: Path | None = None, *, apart: bool = False) -> Engine:
     """The fastest engine of this machine for these patterns; the same object for the same patterns.
+
+    `apart` compiles in a child process with limits: for patterns nobody has looked at.
 
     Raises:
         ValueError: It refuses one of them; `engine_complaint` finds which.
+        TooCostly: Compiling takes too long or too much memory.
     """
     if hyperscan is None:
         return Re2Engine(patterns)
     try:
-        return HyperscanEngine(patterns, cache)
+        return HyperscanEngine(patterns, cache, apart=apart)
     except hyperscan.error as error:
         raise ValueError(str(error)) from error

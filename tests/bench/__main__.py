@@ -1,0 +1,29 @@
+"""`python tests/bench [what …]`: print what this machine does. Pin it: `taskset -c 0 python tests/bench`."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+HERE = Path(__file__).parent
+sys.path[:0] = [str(HERE), str(HERE.parents[1] / "daemon"), str(HERE.parents[1] / "training")]
+
+import path  # noqa: E402
+from measure import machine  # noqa: E402
+
+PARTS = {"path": path.whole_path, "pieces": path.pieces, "hostile": path.hostile, "baselines": path.baselines}
+
+
+def main() -> None:
+    """Run the named parts, or all."""
+    wanted = sys.argv[1:] or list(PARTS)
+    unknown = set(wanted) - set(PARTS)
+    if unknown:
+        sys.exit(f"unknown: {', '.join(sorted(unknown))}; there are: {', '.join(PARTS)}")
+    print(machine())
+    for name in wanted:
+        PARTS[name]()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,136 @@
+"""The path in one process: decode a chunk, find each record's verdict, encode it. One core, no sockets."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+import time
+from collections.abc import Sequence
+
+from logclf_daemon.cascade import Cascade, Generation
+from logclf_daemon.codec import decode_entries, encode_entries, message_lines
+from logclf_daemon.record import Batch, Question, Verdict
+from logclf_daemon.resources import cache_directory, folder
+from logclf_daemon.stages._rules.files import Rule, read_rules
+from logclf_daemon.stages.rules import RuleSet
+from logclf_daemon.taxonomy import Taxonomy
+from logclf_daemon.template import fold, key, spell_kept
+from measure import cpu_secs, table
+from traffic import entries, lines
+
+RECORDS = 200_000
+
+
+class Sure:
+    """A model that answers everything at once: what is measured is the path, not the model."""
+
+    name = "model"
+
+    def classify(self, questions: Sequence[Question]) -> list[Verdict | None]:
+        return [Verdict("System Notification", 0.9, "model") for _ in questions]
+
+
+def shipped_rules(count: int | None) -> list[Rule]:
+    """So many of the shipped rules, taken evenly; all for None."""
+    rules = read_rules((), Taxonomy(), builtin=folder("rules"))
+    if count is None or count >= len(rules):
+        return rules
+    return [rules[index * len(rules) // count] for index in range(count)]
+
+
+def cascade(count: int | None) -> Cascade:
+    return Cascade(Generation(1, RuleSet(shipped_rules(count), cache_directory()), [Sure()], Taxonomy()))
+
+
+async def carry(tested: Cascade, chunks: Sequence[bytes]) -> int:
+    """All chunks through decode, classify, attach and encode; the bytes that come out."""
+    size = 0
+    for blob in chunks:
+        batch = Batch("app.web", decode_entries(blob, 1000).records)
+        classified = await tested.classify_batch(batch)
+        tested.attach(batch.records, classified.answers)
+        size += len(encode_entries(batch.records))
+    return size
+
+
+def whole_path() -> None:
+    chunks = entries(RECORDS)
+    rows = []
+    for count in (10, 50, 200, 500, None):
+        tested = cascade(count)
+        asyncio.run(carry(tested, chunks))  # warm
+        secs = cpu_secs(lambda tested=tested: asyncio.run(carry(tested, chunks)))
+        name = f"{len(tested.generation.rules.rules)} rules" + (" (all shipped)" if count is None else "")  # type: ignore[attr-defined]
+        hits = sum(number >= 0 for number in tested.generation.rules.match("x", lines(20_000))[0]) / 20_000
+        rows.append(
+            (
+                name,
+                f"{RECORDS / secs / 1000:6.0f} k records/s   {secs / RECORDS * 1e6:5.2f} us   {hits:.0%} decided by rules",
+            )
+        )
+        tested.close()
+    cold = cpu_secs(lambda: asyncio.run(carry(cascade(50), chunks)), rounds=3)
+    rows.append(("50 rules, cold cache", f"{RECORDS / cold / 1000:6.0f} k records/s   (with loading the rules)"))
+    table(f"decode -> verdict -> encode, {RECORDS // 1000} k records, warm", rows)
+
+
+def pieces() -> None:
+    rows = lines(50_000)
+    chunks = entries(50_000)
+    records = [record for blob in chunks for record in decode_entries(blob, 1000).records]
+    kept = [spell_kept(line) for line in rows]
+    work = [
+        ("decode a chunk", lambda: [decode_entries(blob, 1000) for blob in chunks]),
+        ("encode a chunk", lambda: encode_entries(records)),
+        ("find the message", lambda: message_lines(records, ("log",))),
+        ("fold to the cache key", lambda: [fold(line) for line in rows]),
+        ("template (only for a new fold)", lambda: [key(line) for line in kept]),
+        *((f"scan with {count} rules", _scan(count, rows)) for count in (10, 50, 200, 500)),
+    ]
+    table("us a line", [(name, f"{cpu_secs(step) / 50_000 * 1e6:6.2f}") for name, step in work])
+
+
+def _scan(count: int, rows: Sequence[bytes]) -> object:
+    rules = RuleSet(shipped_rules(count), cache_directory())
+    return lambda: [rules.match("x", rows[start : start + 1000]) for start in range(0, len(rows), 1000)]
+
+
+def hostile() -> None:
+    tested = cascade(None)
+    letters = b"abcdefghijklmnopqrstuvwxyz "
+    cases = {
+        "100 KB of one letter": b"a" * 100_000,
+        "100 KB of blanks and digits": b" 1" * 50_000,
+        "100 KB of every byte": bytes(range(256)) * 400,
+        "100 KB of rule literals": (b'Failed password for kernel: sshd[1]: error HTTP/1.1" 500 exit code 1 ' * 1500)[
+            :100_000
+        ],
+        "100 KB of random words": bytes(letters[(i * i * 31 + i // 7) % 27] for i in range(100_000)),
+        "100 KB of brackets": b"[({" * 33_000,
+    }
+    rows = []
+    for name, line in cases.items():
+        worst = 0.0
+        for _ in range(5):
+            started = time.perf_counter()
+            asyncio.run(tested.classify("x", [line]))
+            worst = max(worst, time.perf_counter() - started)
+        rows.append((name, f"{worst * 1000:6.2f} ms"))
+    tested.close()
+    table("hostile lines, all shipped rules, worst of 5", rows)
+
+
+def baselines() -> None:
+    rows = lines(20_000)
+    naive = [(re.compile(rule.options.pattern.encode()), rule.options.label) for rule in shipped_rules(50)]
+
+    def loop() -> None:
+        for line in rows:
+            for pattern, _label in naive:
+                if pattern.search(line):
+                    break
+
+    secs = cpu_secs(loop, rounds=3)
+    table(
+        "baseline", [("a loop over 50 compiled `re` patterns, no codec", f"{len(rows) / secs / 1000:6.1f} k lines/s")]
+    )

@@ -1,0 +1,277 @@
+"""The main job, end to end: the installed daemon as a process, real files, real sockets."""
+
+from __future__ import annotations
+
+import json
+import signal
+import socket
+from pathlib import Path
+
+import msgpack
+import pytest
+
+from daemon_process import Daemon, rules_file
+from forward_sink import ForwardSink
+from ollama_double import OllamaDouble, captured, chat
+
+RESOURCES = Path(__file__).parents[1] / "resources"
+QUIET = ("--no-llm",)
+
+
+def logs(sink: ForwardSink) -> list[bytes]:
+    return [record[b"log"] for _, record in sink.once()]
+
+
+def append(path: Path, *lines: str) -> None:
+    with path.open("a") as file:
+        file.writelines(f"{line}\n" for line in lines)
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+def test_a_file_is_watched_labelled_and_delivered_and_a_restart_loses_and_repeats_nothing(tmp_path: Path) -> None:
+    log = tmp_path / "auth.log"
+    with ForwardSink() as sink:
+        arguments = ("--tail", str(tmp_path / "*.log"), "--to", f"forward://{sink.address}", *QUIET)
+        with Daemon(*arguments) as daemon:
+            daemon.ready()
+            append(log, "sshd[1]: Failed password for root from 10.0.0.9 port 22 ssh2", "one")
+            sink.records(2)
+            append(log, "two")
+            records = sink.records(3)
+            assert daemon.stop() == 0
+
+        append(log, "written while it was away")
+        with Daemon(*arguments) as daemon:
+            sink.records(4)
+            append(log, "three")
+            sink.records(5)
+            assert daemon.stop() == 0
+
+        tag, first = records[0]
+        assert first[b"logclf"][b"label"] == b"Security Alert"
+        assert first[b"logclf"][b"stage"] == b"rules"
+        assert first[b"file"] == str(log).encode()
+        assert tag
+        assert [record[b"log"] for _, record in sink.entries][1:] == [
+            b"one",
+            b"two",
+            b"written while it was away",
+            b"three",
+        ]
+
+
+def test_rotation_and_truncation_lose_nothing(tmp_path: Path) -> None:
+    log = tmp_path / "app.log"
+    append(log, "one", "two")
+    with ForwardSink() as sink, Daemon("--tail", str(log), "--to", f"forward://{sink.address}", *QUIET) as daemon:
+        sink.records(2)
+        log.rename(tmp_path / "app.log.1")
+        append(tmp_path / "app.log.1", "late line for the old file")
+        append(log, "three")
+        sink.records(4)
+        log.write_text("")
+        append(log, "four")
+        sink.records(5)
+        assert daemon.stop() == 0
+
+        assert sorted(logs(sink)) == sorted([b"one", b"two", b"late line for the old file", b"three", b"four"])
+
+
+def test_forward_in_forward_out_acknowledges_only_after_the_sink_has(tmp_path: Path) -> None:
+    port = free_port()
+    with (
+        ForwardSink(["none", "ack"]) as sink,
+        Daemon("--forward", f"127.0.0.1:{port}", "--to", f"forward://{sink.address}", *QUIET) as daemon,
+        socket.create_connection(("127.0.0.1", daemon.ready() and port), timeout=20) as peer,
+    ):
+        peer.sendall(msgpack.packb(["app.web", [[7, {"log": "boom"}], [8, {"log": "x", "n": 1}]], {"chunk": "c1"}]))
+        sink.wait_for(lambda sink: len(sink.messages) == 1)
+        peer.settimeout(0.3)
+        with pytest.raises(TimeoutError):
+            peer.recv(100)
+        daemon.kill()
+
+    assert [record[b"log"] for _, record in sink.once()] == [b"boom", b"x"]
+
+
+def test_forward_in_forward_out(tmp_path: Path) -> None:
+    port = free_port()
+    with (
+        ForwardSink() as sink,
+        Daemon("--forward", f"127.0.0.1:{port}", "--to", f"forward://{sink.address}", *QUIET) as daemon,
+        socket.create_connection(("127.0.0.1", daemon.ready() and port), timeout=20) as peer,
+    ):
+        for number in range(5):
+            entries = [[msgpack.ExtType(0, b"\0" * 8), {"log": f"line {number}.{line}"}] for line in range(100)]
+            peer.sendall(msgpack.packb(["app.web", entries, {"chunk": f"c{number}", "size": 100}]))
+            assert msgpack.unpackb(peer.recv(1000)) == {"ack": f"c{number}"}
+            assert len(logs(sink)) == 100 * (number + 1)
+        assert daemon.stop() == 0
+
+    assert logs(sink) == [f"line {number}.{line}".encode() for number in range(5) for line in range(100)]
+    assert {tag for tag, _ in sink.entries} == {b"app.web"}
+
+
+def test_an_output_that_was_away_gets_everything(tmp_path: Path) -> None:
+    port = free_port()
+    log = tmp_path / "app.log"
+    append(log, *(f"line {number}" for number in range(1000)))
+    with Daemon("--tail", str(log), "--to", f"forward://127.0.0.1:{port}", *QUIET) as daemon:
+        daemon.wait_for(lambda daemon: "output unavailable" in daemon.said)
+        with ForwardSink(port=port) as sink:
+            sink.records(1000)
+            assert daemon.stop() == 0
+            assert logs(sink) == [f"line {number}".encode() for number in range(1000)]
+
+
+def test_a_kill_loses_nothing_and_repeats_only_under_the_same_id(tmp_path: Path) -> None:
+    log = tmp_path / "app.log"
+    append(log, *(f"line {number}" for number in range(3000)))
+    with ForwardSink(["ack", "none"]) as sink:
+        arguments = ("--tail", str(log), "--to", f"forward://{sink.address}", *QUIET)
+        with Daemon(*arguments) as daemon:
+            sink.wait_for(lambda sink: len(sink.messages) >= 2)
+            daemon.kill()
+        with Daemon(*arguments) as daemon:
+            daemon.ready()
+            sink.wait_for(lambda sink: len(logs(sink)) >= 3000)
+            assert daemon.stop() == 0
+
+    assert sorted(logs(sink)) == sorted(f"line {number}".encode() for number in range(3000))
+
+
+def test_a_saved_rule_is_in_force_and_a_broken_one_changes_nothing(tmp_path: Path) -> None:
+    rules, log = tmp_path / "own.yaml", tmp_path / "app.log"
+    rules_file(rules, "Critical Error")
+    log.touch()
+
+    def label_of_the_next(daemon: Daemon, line: str) -> tuple[str, int]:
+        before = len(daemon.lines)
+        append(log, line)
+        daemon.wait_for(lambda daemon: len(daemon.lines) > before)
+        verdict = json.loads(daemon.lines[-1])["logclf"]
+        return verdict["label"], verdict["generation"]
+
+    with Daemon("--tail", str(log), "--rules", str(tmp_path / "own.yaml"), *QUIET) as daemon:
+        daemon.ready()
+        assert label_of_the_next(daemon, "boom 1") == ("Critical Error", 1)
+
+        rules_file(rules, "User Action")
+        daemon.wait_for(lambda daemon: "reloaded" in daemon.said)
+        assert label_of_the_next(daemon, "boom 2") == ("User Action", 2)
+
+        rules_file(rules, "User Action", "(?<=x)boom")
+        daemon.wait_for(lambda daemon: "reload refused" in daemon.said)
+        assert "own.yaml:3: own-boom: pattern: (?<= is not supported" in daemon.said
+        assert label_of_the_next(daemon, "boom 3") == ("User Action", 2)
+
+        rules_file(rules, "Workflow Error")
+        daemon.wait_for(lambda daemon: daemon.said.count("reloaded") == 2)
+        assert label_of_the_next(daemon, "boom 4") == ("Workflow Error", 3)
+        assert daemon.stop() == 0
+
+
+def test_hangup_reads_the_configuration_again(tmp_path: Path) -> None:
+    config, log = tmp_path / "config.yaml", tmp_path / "app.log"
+    log.touch()
+    text = f"inputs: [{{type: files, paths: ['{log}']}}]\noutputs: [{{type: jsonl}}]\n"
+    text += "llm: {enabled: false}\nmodel: {enabled: false}\n"
+    config.write_text(text)
+    with Daemon("--config", str(config)) as daemon:
+        daemon.ready()
+        config.write_text(text + "labels: {Fire: it burns, Water: it is wet}\n")
+        daemon.signal(signal.SIGHUP)
+        daemon.wait_for(lambda daemon: "reloaded" in daemon.said)
+
+        config.write_text(text + "modle: {}\n")
+        daemon.signal(signal.SIGHUP)
+        daemon.wait_for(lambda daemon: "reload refused" in daemon.said)
+        assert "did you mean 'model'" in daemon.said
+
+        config.write_text(text.replace("jsonl", "jsonl, path: /tmp/x"))
+        daemon.signal(signal.SIGHUP)
+        daemon.wait_for(lambda daemon: "restart the service for that" in daemon.said)
+        assert daemon.stop() == 0
+
+
+def test_the_llm_is_asked_once_a_template_and_its_answer_survives_a_restart(tmp_path: Path) -> None:
+    log, config = tmp_path / "app.log", tmp_path / "config.yaml"
+    log.touch()
+    with OllamaDouble(lambda _: chat("Workflow Error")) as server:
+        config.write_text(
+            f"inputs: [{{type: files, paths: ['{log}']}}]\noutputs: [{{type: jsonl}}]\n"
+            f"model: {{enabled: false}}\nrules: {{builtin: false}}\nllm: {{url: '{server.url}'}}\n"
+        )
+        for start in (0, 10):
+            with Daemon("--config", str(config)) as daemon:
+                daemon.ready()
+                append(log, *(f"frobnicator stalled {number}" for number in range(start, start + 10)))
+                daemon.wait_for(lambda daemon: len(daemon.lines) == 10)
+                rows = [json.loads(line) for line in daemon.lines]
+                assert {row["logclf"]["label"] for row in rows} == {"Workflow Error"}
+                assert {row["logclf"]["stage"] for row in rows} == {"llm"}
+                assert daemon.stop() == 0
+
+    assert len(server.requests) == 1
+
+
+@pytest.mark.parametrize(
+    ("answer", "reason"),
+    [
+        (captured("err_model_missing_chat"), "llm_unavailable"),
+        (captured("queue_full_503"), "llm_unavailable"),
+        (captured("chat_schema_truncated"), "low_confidence"),
+    ],
+)
+def test_a_failing_llm_holds_nothing_back(tmp_path: Path, answer: tuple[int, bytes], reason: str) -> None:
+    log, config = tmp_path / "app.log", tmp_path / "config.yaml"
+    append(log, "frobnicator stalled 1", "frobnicator stalled 2")
+    with OllamaDouble(lambda _: answer) as server:
+        config.write_text(
+            f"inputs: [{{type: files, paths: ['{log}']}}]\noutputs: [{{type: jsonl}}]\n"
+            f"model: {{enabled: false}}\nllm: {{url: '{server.url}', model: 'nope:latest'}}\n"
+        )
+        with Daemon("--config", str(config)) as daemon:
+            daemon.wait_for(lambda daemon: len(daemon.lines) == 2)
+            assert {json.loads(line)["logclf"]["reason"] for line in daemon.lines} == {reason}
+            assert "ollama pull nope:latest" in daemon.said or reason != "llm_unavailable" or answer[0] != 404
+            assert daemon.stop() == 0
+
+
+def test_a_hanging_llm_holds_back_only_the_lines_that_need_it(tmp_path: Path) -> None:
+    log, config = tmp_path / "app.log", tmp_path / "config.yaml"
+    with OllamaDouble(lambda _: chat("Error")) as server:
+        server.hang.clear()
+        config.write_text(
+            f"inputs: [{{type: files, paths: ['{log}']}}]\noutputs: [{{type: jsonl}}]\n"
+            f"model: {{enabled: false}}\nllm: {{url: '{server.url}', wait_secs: 1}}\n"
+        )
+        with Daemon("--config", str(config)) as daemon:
+            daemon.ready()
+            append(log, "frobnicator stalled 1", "sshd[1]: Failed password for root from 10.0.0.9 port 22 ssh2")
+            daemon.wait_for(lambda daemon: len(daemon.lines) == 2)
+            rows = [json.loads(line) for line in daemon.lines]
+            assert [row["logclf"]["stage"] for row in rows] == ["rules", "none"]
+            assert rows[1]["logclf"]["reason"] == "llm_timeout"
+            server.hang.set()
+            daemon.wait_for(lambda daemon: "state=ready" in daemon.said)
+            append(log, "frobnicator stalled 3")
+            daemon.wait_for(lambda daemon: len(daemon.lines) == 3)
+            assert json.loads(daemon.lines[2])["logclf"]["label"] == "Error"
+            assert daemon.stop() == 0
+
+
+def test_the_sample_log_flows_through(tmp_path: Path) -> None:
+    sample = RESOURCES / "auth.log"
+    with Daemon("--tail", str(sample), "--once", *QUIET) as daemon:
+        assert daemon.ended() == 0
+        rows = [json.loads(line) for line in daemon.lines]
+
+    assert [row["log"].encode() for row in rows] == sample.read_bytes().splitlines()
+    assert {"rules", "model"} <= {row["logclf"]["stage"] for row in rows}
