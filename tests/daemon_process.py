@@ -65,10 +65,10 @@ class Daemon:
             with self._changed:
                 self._changed.wait(0.05)
 
-    def ready(self) -> Daemon:
-        """Wait until it says so."""
+    def ready(self, port: int = 0) -> int:
+        """Wait until it says so; returns the port it was given."""
         self.wait_for(lambda daemon: " ready " in daemon.said)
-        return self
+        return port
 
     def signal(self, number: int) -> None:
         self._process.send_signal(number)

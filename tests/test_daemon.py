@@ -88,7 +88,7 @@ def test_forward_in_forward_out_acknowledges_only_after_the_sink_has(tmp_path: P
     with (
         ForwardSink(["none", "ack"]) as sink,
         Daemon("--forward", f"127.0.0.1:{port}", "--to", f"forward://{sink.address}", *QUIET) as daemon,
-        socket.create_connection(("127.0.0.1", daemon.ready() and port), timeout=20) as peer,
+        socket.create_connection(("127.0.0.1", daemon.ready(port)), timeout=20) as peer,
     ):
         peer.sendall(msgpack.packb(["app.web", [[7, {"log": "boom"}], [8, {"log": "x", "n": 1}]], {"chunk": "c1"}]))
         sink.wait_for(lambda sink: len(sink.messages) == 1)
@@ -105,7 +105,7 @@ def test_forward_in_forward_out(tmp_path: Path) -> None:
     with (
         ForwardSink() as sink,
         Daemon("--forward", f"127.0.0.1:{port}", "--to", f"forward://{sink.address}", *QUIET) as daemon,
-        socket.create_connection(("127.0.0.1", daemon.ready() and port), timeout=20) as peer,
+        socket.create_connection(("127.0.0.1", daemon.ready(port)), timeout=20) as peer,
     ):
         for number in range(5):
             entries = [[msgpack.ExtType(0, b"\0" * 8), {"log": f"line {number}.{line}"}] for line in range(100)]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import configparser
 import importlib.util
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -36,8 +37,8 @@ def test_every_dependency_has_a_pin_for_ci() -> None:
     declared = configparser.ConfigParser()
     declared.read(ROOT / "setup.cfg")
     wanted = declared["options"]["install_requires"] + "\n".join(declared["options.extras_require"].values())
-    names = {line.split(";")[0].split(">")[0].split("=")[0].strip().lower() for line in wanted.split("\n") if line.strip()}
-    pinned = {line.split("==")[0].lower() for line in (ROOT / "constraints.txt").read_text().splitlines() if "==" in line}
+    names = {re.split("[;<>=]", line)[0].strip().lower() for line in wanted.split("\n")}
+    pinned = {line.split("==")[0].lower() for line in (ROOT / "constraints.txt").read_text().splitlines()}
 
     assert names <= pinned | {""}
 

@@ -29,6 +29,7 @@ from logclf_daemon.events import (
     records_returned,
     records_written,
 )
+from logclf_daemon.failpoint import reached
 from logclf_daemon.protocols import Input, Output
 from logclf_daemon.record import Batch, Outcome, Record
 
@@ -218,6 +219,7 @@ class Pipeline:
         if before is not None:
             await before.done.wait()
         answers = classified.answers
+        reached("classified")
         if not classified.late:
             self.cascade.attach(batch.records, answers, batch.passthrough)
             await self._write(batch, turn)

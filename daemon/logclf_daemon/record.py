@@ -29,7 +29,7 @@ class Record(msgspec.Struct, array_like=True, gc=False, forbid_unknown_fields=Tr
 
 
 class SealedRecord(msgspec.Struct, array_like=True, gc=False):
-    """One event whose map cannot be opened without changing it (binary, integer or non-UTF-8 keys, duplicate keys).
+    """One event whose map cannot be opened without changing it (binary, integer or non-UTF-8 keys).
 
     `body` is the msgpack map as it came; a verdict is spliced into it, nothing else is touched.
     """

@@ -44,7 +44,9 @@ def build(folder: Path, rows: Path | None, rows_name: str, say: Say) -> Parts:
         f"{RECIPE.lines_per_template} generated lines of each. No real log is in it.",
         encoder=RECIPE.encoder,
         held_out=trained.held_out,
+        in_operation=trained.in_operation,
         thresholds=trained.thresholds,
         measured=measured,
+        notes=[f"Calibrated for streams in which {RECIPE.routine_share or 0:.0%} of the distinct lines are routine."],
     )
     return assembled(trained, story, RECIPE, made_from)

@@ -118,6 +118,11 @@ def as_text(quality: Quality) -> str:
         f"{label:{width}}  {of.precision:9.3f}  {of.recall:6.3f}  {of.f1:5.3f}  {of.rows:5d}"
         for label, of in quality.labels.items()
     ]
+    return "\n".join([summary(quality), "", *table])
+
+
+def summary(quality: Quality) -> str:
+    """The figures without the labels."""
     curve = "  ".join(f"{share:.0%}: {risk:.1%}" for share, risk in quality.risk_coverage)
     return "\n".join(
         [
@@ -125,7 +130,5 @@ def as_text(quality: Quality) -> str:
             f"expected calibration error {quality.calibration_error:.3f}",
             f"with abstention: answers {quality.answered:.1%}, {quality.right_of_answered:.1%} of them right",
             f"share answered: share wrong  {curve}",
-            "",
-            *table,
         ]
     )

@@ -59,6 +59,7 @@ class Fitted:
             ),
             encoder=made_by.encoder,
             held_out=self.trained.held_out,
+            in_operation=self.trained.in_operation,
             thresholds=self.trained.thresholds,
         )
         return assembled(self.trained, story, made_by, {**provenance(made_by, None), "rows": rows.name})

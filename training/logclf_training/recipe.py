@@ -99,6 +99,8 @@ class Trained:
     encoder: Encoder
     thresholds: dict[str, dict[str, float | None]]
     held_out: Quality
+    in_operation: Quality
+    """As `held_out`, with routine lines counted as often as they occur in operation."""
     held_out_probabilities: Floats
 
     def probabilities(self, texts: Sequence[str]) -> Floats:
@@ -133,6 +135,7 @@ def train(data: Data, recipe: Recipe, say: Say) -> Trained:
         encoder=made.encoder,
         thresholds=thresholds,
         held_out=measure(data.labels, probabilities, data.truth, least(thresholds, data.labels), data.weights),
+        in_operation=measure(data.labels, probabilities, data.truth, least(thresholds, data.labels), weights),
         held_out_probabilities=probabilities,
     )
 

@@ -15,6 +15,8 @@ from logclf_daemon.inputs._forward.dedup import Window
 from logclf_daemon.protocols import Emit
 from logclf_daemon.record import Batch
 
+STUCK_SECS = 2.0  # no byte for so long from the one sender that is read while too much is held
+
 
 @dataclass(frozen=True, slots=True)
 class Limits:
@@ -74,6 +76,7 @@ class Server:
     peers: set[Peer] = field(default_factory=set)
     crowded: bool = False  # more is held than may be
     _stuck_at: int = 0
+    _stuck_since: float = 0.0
 
     def joined(self, peer: Peer) -> None:
         self.peers.add(peer)
@@ -89,10 +92,11 @@ class Server:
         now = self.clock()
         for peer in list(self.peers):
             peer.check(now)
-        if self._stuck_at == self.held and self._stuck:
+        if not self._stuck or self._stuck_at != self.held:
+            self._stuck_at, self._stuck_since = self.held, now
+        elif now - self._stuck_since > STUCK_SECS:
             # The one that should come to its end first, so that others may go on, brings nothing.
             self._nearest_end().refuse("buffers_full", f"{self.held} bytes of unfinished messages from all senders")
-        self._stuck_at = self.held
 
     @property
     def _stuck(self) -> bool:

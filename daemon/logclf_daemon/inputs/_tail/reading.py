@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from functools import partial
 
+from logclf_daemon.failpoint import reached
 from logclf_daemon.inputs._tail.batches import BatchMaker
 from logclf_daemon.inputs._tail.identity import chunk_id, is_compressed
 from logclf_daemon.inputs._tail.lines import Cut, Framing, mark_length, normal_name, unit_of
@@ -16,14 +17,12 @@ from logclf_daemon.inputs._tail.tail import Tail
 from logclf_daemon.record import Batch, Outcome
 from logclf_daemon.state import Intent, Offset, StateDb
 
-Settled = Callable[[Stream, Reading, Outcome], None]
-
 
 class BlockReader:
     """Cuts what is new in a file into ranges; `record` writes them down, `take` gives their batches away.
 
-    `settle` is told of each range, by whoever settles its batch, or at once if there is nothing in it; `ignore` of a
-    file that is nothing to read.
+    `settle` is told of each range by whoever settles its batch, `settled` at once of one without a message; `ignore`
+    of a file that is nothing to read.
     """
 
     def __init__(
@@ -32,13 +31,15 @@ class BlockReader:
         notes: Notes,
         *,
         now_ns: Callable[[], int],
-        settle: Settled,
+        settle: Callable[[Stream, Reading, Outcome], None],
+        settled: Callable[[Stream, Reading], None],
         ignore: Callable[[Tail, str], None],
     ) -> None:
         self._settings = settings
         self._notes = notes
         self._now_ns = now_ns
         self._settle = settle
+        self._settled = settled
         self._ignore = ignore
         self._make = BatchMaker(settings.name, settings.message_key, settings.path_key)
         self._new: dict[str, Offset] = {}
@@ -48,7 +49,9 @@ class BlockReader:
     def record(self, state: StateDb) -> None:
         """Write down the ranges read since the last time, in one transaction: before their batches go anywhere."""
         if self._intents or self._new:
+            reached("read")
             state.record_intents(self._intents, self._new.values())
+            reached("intent")
             self._intents, self._new = [], {}
 
     def take(self) -> list[Batch]:
@@ -147,7 +150,7 @@ class BlockReader:
         if "truncated" in cut.marks.values():
             self._notes.trouble("long_line", stream.label, f"cut after {self._settings.frames.max_line_bytes} bytes")
         if not cut.lines:
-            self._settle(stream, reading, Outcome.DELIVERED)
+            self._settled(stream, reading)
             return
         self._batches.append(
             self._make.batch(

@@ -12,6 +12,7 @@ from collections import deque
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
+from logclf_daemon.failpoint import reached
 from logclf_daemon.inputs._tail.catalog import Catalog
 from logclf_daemon.inputs._tail.filesystem import Filesystem
 from logclf_daemon.inputs._tail.notes import Notes
@@ -62,7 +63,12 @@ class Tailer:
             settings, filesystem or Filesystem(), self._notes, ready=self._queue, changed=self._mark_changed
         )
         self._blocks = BlockReader(
-            settings, self._notes, now_ns=now_ns, settle=self._settle, ignore=self.catalog.ignore
+            settings,
+            self._notes,
+            now_ns=now_ns,
+            settle=self._settle,
+            settled=self._mark_safe,
+            ignore=self.catalog.ignore,
         )
         self._ready: deque[Tail] = deque()
         self._blocked: set[Tail] = set()
@@ -90,6 +96,7 @@ class Tailer:
             offsets = [stream.offset() for stream in self._changed.values()]
             self._changed.clear()
             self._state.commit(offsets)
+            reached("committed")
         self._committed_at = self._clock()
 
     def close(self) -> None:
@@ -186,12 +193,16 @@ class Tailer:
         if self._on_settled is not None:
             self._on_settled()
 
+    def _mark_safe(self, stream: Stream, reading: Reading) -> None:
+        if stream.settle(reading):
+            self._changed[stream.source] = stream
+
     def _take_settled(self) -> None:
         while self._settled:
             stream, reading, outcome = self._settled.popleft()
             # RETURNED: nothing after it is committed; it all comes again after the next start, under the same ids.
-            if outcome is Outcome.DELIVERED and stream.settle(reading):
-                self._changed[stream.source] = stream
+            if outcome is Outcome.DELIVERED:
+                self._mark_safe(stream, reading)
         for tail in [tail for tail in self._blocked if tail.stream.in_flight < self._settings.max_unacked]:
             self._blocked.discard(tail)
             self._queue(tail)

@@ -17,6 +17,7 @@ from fluent.sender import FluentSender
 from msgpack.exceptions import OutOfData
 
 from logclf_daemon.errors import OutputUnavailable
+from logclf_daemon.failpoint import reached
 from logclf_daemon.handshake import ClientLogin, LoginRefused
 from logclf_daemon.outputs._forward.packing import Packet
 from logclf_daemon.outputs._forward.targets import Target
@@ -68,8 +69,10 @@ class ForwardSender(FluentSender):  # type: ignore[misc]  # fluent-logger has no
             try:
                 while packets:
                     self._send_data(packets[0].message)
+                    reached("sent")
                     if packets[0].chunk is not None:
                         self._await_ack(packets[0].chunk)
+                    reached("acked")
                     del packets[0]
             except (OSError, LoginRefused, _Talk, *_PROTOCOL_ERRORS) as error:
                 # Whatever answer still comes on this connection would be taken for that to the next chunk.

@@ -1,4 +1,4 @@
-"""`python tests/bench [what …]`: print what this machine does. Pin it: `taskset -c 0 python tests/bench`."""
+"""`python tests/bench/bench.py [what …]`: print what this machine does. Pin it: `taskset -c 0 python …`."""
 
 from __future__ import annotations
 
@@ -8,10 +8,15 @@ from pathlib import Path
 HERE = Path(__file__).parent
 sys.path[:0] = [str(HERE), str(HERE.parents[1] / "daemon"), str(HERE.parents[1] / "training")]
 
-import path  # noqa: E402
+import hotpath  # noqa: E402
 from measure import machine  # noqa: E402
 
-PARTS = {"path": path.whole_path, "pieces": path.pieces, "hostile": path.hostile, "baselines": path.baselines}
+PARTS = {
+    "path": hotpath.whole_path,
+    "pieces": hotpath.pieces,
+    "hostile": hotpath.hostile,
+    "baselines": hotpath.baselines,
+}
 
 
 def main() -> None:

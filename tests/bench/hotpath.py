@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 import re
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 
 from logclf_daemon.cascade import Cascade, Generation
 from logclf_daemon.codec import decode_entries, encode_entries, message_lines
@@ -53,21 +54,21 @@ async def carry(tested: Cascade, chunks: Sequence[bytes]) -> int:
     return size
 
 
+def _run(tested: Cascade, chunks: Sequence[bytes]) -> int:
+    return asyncio.run(carry(tested, chunks))
+
+
 def whole_path() -> None:
     chunks = entries(RECORDS)
     rows = []
     for count in (10, 50, 200, 500, None):
         tested = cascade(count)
         asyncio.run(carry(tested, chunks))  # warm
-        secs = cpu_secs(lambda tested=tested: asyncio.run(carry(tested, chunks)))
+        secs = cpu_secs(partial(_run, tested, chunks))
         name = f"{len(tested.generation.rules.rules)} rules" + (" (all shipped)" if count is None else "")  # type: ignore[attr-defined]
         hits = sum(number >= 0 for number in tested.generation.rules.match("x", lines(20_000))[0]) / 20_000
-        rows.append(
-            (
-                name,
-                f"{RECORDS / secs / 1000:6.0f} k records/s   {secs / RECORDS * 1e6:5.2f} us   {hits:.0%} decided by rules",
-            )
-        )
+        speed = f"{RECORDS / secs / 1000:6.0f} k records/s   {secs / RECORDS * 1e6:5.2f} us"
+        rows.append((name, f"{speed}   {hits:.0%} decided by rules"))
         tested.close()
     cold = cpu_secs(lambda: asyncio.run(carry(cascade(50), chunks)), rounds=3)
     rows.append(("50 rules, cold cache", f"{RECORDS / cold / 1000:6.0f} k records/s   (with loading the rules)"))
@@ -90,7 +91,7 @@ def pieces() -> None:
     table("us a line", [(name, f"{cpu_secs(step) / 50_000 * 1e6:6.2f}") for name, step in work])
 
 
-def _scan(count: int, rows: Sequence[bytes]) -> object:
+def _scan(count: int, rows: Sequence[bytes]) -> Callable[[], object]:
     rules = RuleSet(shipped_rules(count), cache_directory())
     return lambda: [rules.match("x", rows[start : start + 1000]) for start in range(0, len(rows), 1000)]
 
