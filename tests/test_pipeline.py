@@ -231,6 +231,75 @@ def test_healthy_lines_leave_before_the_llm_answers_and_the_batch_settles_after(
     assert len({batch.chunk for batch in output.batches}) == 2
 
 
+class Parts:
+    """Remembers how batches were parted, as the state database does."""
+
+    def __init__(self) -> None:
+        self.known: dict[str, bytes] = {}
+
+    def record_parts(self, chunk: str, parts: bytes) -> bool:
+        self.known[chunk] = parts
+        return True
+
+    def parts_of(self, chunk: str) -> bytes:
+        return self.known.get(chunk, b"")
+
+
+def test_a_batch_parted_before_a_crash_is_parted_in_the_same_way_after_it() -> None:
+    lines, parts = ["known", "strange", "known 2", "odd"], Parts()
+
+    def ids(answered: bool, repeated: bool) -> dict[str | None, list[bytes | None]]:
+        slow, output = SlowStage({"strange": "Security Alert"}), MemoryOutput()
+
+        async def scenario() -> None:
+            tested = pipeline([], [output], cascade=cascade([rule("known")], waiting=WaitingRoom(slow)), parts=parts)
+            if answered:
+                slow.go_on.set()
+            source = MemoryInput(lines)
+            batch = source._batch(0, [line.encode() for line in lines])
+            batch.repeated = repeated
+            await tested.emit(batch)
+            await until(lambda: output.batches or slow.asked)
+            slow.go_on.set()
+            await until(lambda: source.outcomes)
+
+        asyncio.run(scenario())
+        return {batch.chunk: _only(batch).lines for batch in output.batches}
+
+    before = ids(answered=False, repeated=False)
+    after = ids(answered=True, repeated=True)
+
+    assert len(before) == 2
+    assert before == after
+
+
+def _only(batch: Batch) -> MemoryOutput:
+    output = MemoryOutput()
+    output.batches.append(batch)
+    return output
+
+
+def test_records_returned_after_a_part_left_are_not_counted_twice() -> None:
+    slow, output = SlowStage(), MemoryOutput()
+
+    async def scenario() -> Pipeline:
+        tested = pipeline(
+            [MemoryInput(["known", "strange"])],
+            [output],
+            cascade=cascade([rule("known")], waiting=WaitingRoom(slow)),
+            drain_secs=0.0,
+        )
+        running = asyncio.create_task(tested.run())
+        await until(lambda: output.batches)
+        tested.stop()
+        await running
+        slow.go_on.set()
+        return tested
+
+    totals = asyncio.run(scenario()).totals
+    assert (totals.delivered, totals.returned) == (1, 1)
+
+
 def test_parts_of_a_chunk_have_ids_of_their_own() -> None:
     assert part_id("chunk", [0, 2]) == part_id("chunk", [0, 2])
     assert len({part_id("chunk", [0, 2]), part_id("chunk", [0, 1]), part_id("other", [0, 2]), "chunk"}) == 4

@@ -134,6 +134,7 @@ def build_pipeline(config: Config, cascade: Cascade, state: StateDb | None, *, o
         max_in_flight=config.delivery.max_in_flight,
         drain_secs=config.delivery.drain_secs,
         dead_letter=dead_letter,
+        parts=state,
     )
 
 

@@ -311,6 +311,8 @@ class Cascade:
 
     async def settle_late(self, late: Sequence[Late], answers: list[Answer | None]) -> None:
         """Wait for the LLM, at most as long as the waiting room allows; fill in what it said or why it did not."""
+        if not late:
+            return
         assert self.waiting is not None
         verdicts = await self.waiting.collect([(item.future, len(item.positions)) for item in late])
         for item, verdict in zip(late, verdicts, strict=True):

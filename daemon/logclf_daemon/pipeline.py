@@ -12,9 +12,9 @@ import time
 from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import dataclass, field
 from hashlib import sha256
-from typing import TypeVar
+from typing import Protocol, TypeVar
 
-from logclf_daemon.cascade import Answer, Cascade
+from logclf_daemon.cascade import Answer, Cascade, Classified
 from logclf_daemon.codec import raw_str
 from logclf_daemon.errors import LogclfError, OutputUnavailable, RecordRejected
 from logclf_daemon.events import (
@@ -76,6 +76,16 @@ class Totals:
     returned: int = 0
 
 
+class PartsLog(Protocol):
+    """Where it is written down how a batch was parted, before any part leaves. Methods may block."""
+
+    def record_parts(self, chunk: str, parts: bytes) -> bool:
+        """Remember the parts of a chunk as long as it is under way."""
+
+    def parts_of(self, chunk: str) -> bytes:
+        """What was remembered; empty if nothing."""
+
+
 @dataclass(slots=True)
 class _Turn:
     """Batches of one source are written in the order they were read."""
@@ -98,6 +108,7 @@ class Pipeline:
         max_in_flight: int = 20_000,
         drain_secs: float = 20.0,
         dead_letter: Output | None = None,
+        parts: PartsLog | None = None,
         clock: Callable[[], float] = time.monotonic,
         jitter: Callable[[], float] = random.random,
     ) -> None:
@@ -108,6 +119,7 @@ class Pipeline:
         self.room = Room(max_in_flight)
         self._drain_secs = drain_secs
         self._dead_letter = dead_letter
+        self._parts = parts
         self._clock = clock
         self._jitter = jitter
         self._under_way: set[asyncio.Task[None]] = set()
@@ -207,8 +219,9 @@ class Pipeline:
             self.room.give_back(len(batch))
             records_in_flight.labels(batch.input).dec(len(batch))
             if outcome is Outcome.RETURNED:
-                self.totals.returned += len(batch)
-                records_returned.labels(batch.input).inc(len(batch))
+                left = len(batch) - batch.settled
+                self.totals.returned += left
+                records_returned.labels(batch.input).inc(left)
             batch.settle(outcome)
 
     async def _deliver(self, batch: Batch, before: _Turn | None, turn: _Turn) -> Outcome:
@@ -220,20 +233,42 @@ class Pipeline:
             await before.done.wait()
         answers = classified.answers
         reached("classified")
-        if not classified.late:
+        first = await self._first_part(batch, classified)
+        if first is None:
+            await self.cascade.settle_late(classified.late, answers)
             self.cascade.attach(batch.records, answers, batch.passthrough)
             await self._write(batch, turn)
             return Outcome.DELIVERED
-        late = sorted(at for item in classified.late for at in item.positions)
-        waiting = frozenset(late)
-        ready = [at for at in range(len(batch.records)) if at not in waiting]
+        rest = sorted(set(range(len(batch.records))) - set(first))
 
-        async def write_late() -> None:
+        async def write_rest() -> None:
             await self.cascade.settle_late(classified.late, answers)
-            await self._write_part(batch, late, answers)
+            await self._write_part(batch, rest, answers)
 
-        await _together(self._write_part(batch, ready, answers, turn), write_late())
+        if any(answers[at] is None for at in first):  # parted before a crash; now others wait for the LLM
+            await self.cascade.settle_late(classified.late, answers)
+            classified.late = []
+        await _together(self._write_part(batch, first, answers, turn), write_rest())
         return Outcome.DELIVERED
+
+    async def _first_part(self, batch: Batch, classified: Classified) -> list[int] | None:
+        """The positions that leave at once while others wait for the LLM; None if all leave together.
+
+        It is written down before it leaves: after a crash the same records leave under the same chunk ids.
+        """
+        if batch.repeated and self._parts is not None and batch.chunk is not None:
+            parts = await asyncio.to_thread(self._parts.parts_of, batch.chunk)
+            bits = int.from_bytes(parts, "big")
+            return [at for at in range(len(batch.records)) if bits >> at & 1] if parts else None
+        waiting = {at for item in classified.late for at in item.positions}
+        if not waiting or len(waiting) == len(batch.records):
+            return None
+        first = [at for at in range(len(batch.records)) if at not in waiting]
+        if self._parts is not None and batch.chunk is not None:
+            bits = sum(1 << at for at in first)
+            parts = bits.to_bytes((len(batch.records) + 7) // 8, "big")
+            await asyncio.to_thread(self._parts.record_parts, batch.chunk, parts)
+        return first
 
     async def _write_part(
         self, batch: Batch, positions: Sequence[int], answers: Sequence[Answer | None], turn: _Turn | None = None
@@ -247,6 +282,7 @@ class Pipeline:
         at_part = frozenset(at for at, position in enumerate(positions) if position in batch.passthrough)
         self.cascade.attach(part.records, [answers[position] for position in positions], at_part)
         await self._write(part, turn)
+        batch.settled += part.settled
 
     async def _write(self, batch: Batch, turn: _Turn | None = None) -> None:
         """Until every required output said "safe" or refused for good."""
@@ -260,6 +296,7 @@ class Pipeline:
             refusals = [refusal for refusal in await writing if refusal is not None]
         finally:
             writing.cancel()
+        batch.settled = len(batch)
         if not refusals:
             self.totals.delivered += len(batch)
             records_delivered.labels(batch.input).inc(len(batch))

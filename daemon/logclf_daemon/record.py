@@ -98,6 +98,7 @@ class Batch:
     downstream: the same bytes read again after a crash get the same id, so that a receiver can drop the repetition.
     `opaque` is a chunk that is not logs (metrics, traces): it has no records, passes through as it came and `options`
     go with it. `passthrough` holds the positions of records that are not log lines (group markers): never classified.
+    `repeated` says that it was under way when the process died: parted once, it must be parted in the same way again.
     `settle` is called exactly once.
     """
 
@@ -110,6 +111,8 @@ class Batch:
     opaque: bytes | None = None
     options: dict[str, object] = field(default_factory=dict)
     input: str = ""
+    repeated: bool = False
+    settled: int = 0  # of its records, when parts of it settle one after the other
 
     def __len__(self) -> int:
         return 1 if self.opaque is not None else len(self.records)

@@ -21,7 +21,9 @@ class BatchMaker:
         self._message_key = message_key
         self._path_key = path_key
 
-    def batch(self, cut: Cut, path: bytes, *, chunk: str, read_ns: int, partial: bool, settle: Settle) -> Batch:
+    def batch(
+        self, cut: Cut, path: bytes, *, chunk: str, read_ns: int, partial: bool, repeated: bool, settle: Settle
+    ) -> Batch:
         """One record a message, timed when it was read unless its line tells a time.
 
         `partial`: a message without its end left because nothing followed for a while; its rest may yet come.
@@ -44,4 +46,4 @@ class BatchMaker:
         found += records
         lines: list[bytes | None] = []
         lines += cut.lines
-        return Batch(os.fsdecode(path), found, settle, chunk, lines, input=self._name)
+        return Batch(os.fsdecode(path), found, settle, chunk, lines, input=self._name, repeated=repeated)

@@ -111,7 +111,7 @@ class BlockReader:
         data = stream.read(reader, intent.start, intent.end - intent.start)
         framing = tail.framing or self._settings.frames.for_file(stream.read(reader, 0, 6))
         for cut in framing.cut(data, stream.skip, closed=True, limit=0):
-            self._emit(stream, cut, intent)
+            self._emit(stream, cut, intent, repeated=True)
 
     def _framing(self, tail: Tail, reader: Reader) -> Framing | None:
         """How this file is read; None if it should not be."""
@@ -142,7 +142,7 @@ class BlockReader:
             stream.known = True
         self._emit(stream, cut, intent)
 
-    def _emit(self, stream: Stream, cut: Cut, intent: Intent) -> None:
+    def _emit(self, stream: Stream, cut: Cut, intent: Intent, *, repeated: bool = False) -> None:
         """The batch of a range whose intent is written down."""
         reading = stream.issue(intent.end, cut.skip, intent.anchor)
         if cut.nuls:
@@ -159,6 +159,7 @@ class BlockReader:
                 chunk=intent.chunk,
                 read_ns=intent.read_ns,
                 partial=intent.kind == "partial",
+                repeated=repeated,
                 settle=partial(self._settle, stream, reading),
             )
         )
