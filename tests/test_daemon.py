@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import signal
 import socket
+import subprocess
+import sys
 from pathlib import Path
 
 import msgpack
@@ -275,3 +277,37 @@ def test_the_sample_log_flows_through(tmp_path: Path) -> None:
 
     assert [row["log"].encode() for row in rows] == sample.read_bytes().splitlines()
     assert {"rules", "model"} <= {row["logclf"]["stage"] for row in rows}
+
+
+def control(*arguments: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "logclf_daemon", "ctl", *arguments]
+    return subprocess.run(command, capture_output=True, text=True, timeout=40, check=False)
+
+
+def test_a_running_daemon_tells_its_state_and_reloads_on_request(tmp_path: Path) -> None:
+    rules, log = tmp_path / "own.yaml", tmp_path / "app.log"
+    rules_file(rules)
+    append(log, "one", "two")
+    state = ("--state-dir", str(tmp_path / "st"))
+    with Daemon("--tail", str(log), "--rules", str(rules), *state, *QUIET) as daemon:
+        daemon.ready()
+        daemon.wait_for(lambda daemon: len(daemon.lines) == 2)
+
+        told = json.loads(control("status", "--json", *state).stdout)
+        assert told["inputs"]["files.0"]["read"] == 2
+        assert told["outputs"]["jsonl.0"]["written"] == 2
+        assert told["state"]["offsets"] == "kept"
+        assert "generation 1" in control("status", *state).stdout
+
+        done = control("reload", *state)
+        assert (done.returncode, "generation 2" in done.stdout) == (0, True)
+
+        rules_file(rules, "No Such Label")
+        refused = control("reload", *state)
+        assert refused.returncode == 1
+        assert "'No Such Label' is not a label" in refused.stderr
+        assert daemon.stop() == 0
+
+    gone = control("status", *state)
+    assert gone.returncode == 69
+    assert "no daemon answers" in gone.stderr

@@ -95,20 +95,27 @@ def emit(event: Event) -> None:
 
 
 # --- the ledger -----------------------------------------------------------------------------------------------------
+# For each input and each output, at any moment: read = delivered + dropped + returned + in flight.
 
 records_read = counter("records_read", "Records read by an input", "input")
 records_delivered = counter("records_delivered", "Records safe at every required output", "input")
 records_returned = counter("records_returned", "Records given back to the input unacknowledged", "input")
 records_in_flight = gauge("records_in_flight", "Records read and not yet settled", "input")
-records_written = counter("records_written", "Records an output took", "output")
+output_records_read = counter("output_records_read", "Records handed to an output", "output")
+output_records_delivered = counter("output_records_delivered", "Records an output took", "output")
+output_records_returned = counter("output_records_returned", "Records an output had not taken at the end", "output")
+output_records_in_flight = gauge("output_records_in_flight", "Records an output has and did not take yet", "output")
 verdicts_total = counter("verdicts", "Records by the stage that answered and the label", "stage", "label")
+
+
+records_dropped = counter("records_dropped", "Records that will never be delivered", "input", "reason")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RecordsDropped(Event):
     message = "records dropped"
     level = logging.ERROR
-    total = counter("records_dropped", "Records that will never be delivered", "input", "reason")
+    total = records_dropped
     labels = ("input", "reason")
     amount = "count"
 
@@ -116,6 +123,19 @@ class RecordsDropped(Event):
     reason: str
     count: int
     detail: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OutputRecordsDropped(Event):
+    message = "an output dropped records"
+    level = logging.ERROR
+    total = counter("output_records_dropped", "Records an output will never take", "output", "reason")
+    labels = ("output", "reason")
+    amount = "count"
+
+    output: str
+    reason: str
+    count: int
 
 
 # --- life -----------------------------------------------------------------------------------------------------------

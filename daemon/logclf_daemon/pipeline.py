@@ -21,13 +21,17 @@ from logclf_daemon.events import (
     Bug,
     OutputAway,
     OutputBack,
+    OutputRecordsDropped,
     RecordsDropped,
     emit,
+    output_records_delivered,
+    output_records_in_flight,
+    output_records_read,
+    output_records_returned,
     records_delivered,
     records_in_flight,
     records_read,
     records_returned,
-    records_written,
 )
 from logclf_daemon.failpoint import reached
 from logclf_daemon.protocols import Input, Output
@@ -192,8 +196,9 @@ class Pipeline:
 
     async def emit(self, batch: Batch) -> None:
         """Take a batch from an input; returns when it has room and is on its way."""
-        records_read.labels(batch.input).inc(len(batch))
         await self.room.take(len(batch))
+        # Counted together, as at each later step: the ledger balances whenever somebody looks.
+        records_read.labels(batch.input).inc(len(batch))
         records_in_flight.labels(batch.input).inc(len(batch))
         before = self._turns.get(batch.source)
         self._turns[batch.source] = turn = _Turn()
@@ -217,10 +222,9 @@ class Pipeline:
             if self._turns.get(batch.source) is turn:
                 del self._turns[batch.source]
             self.room.give_back(len(batch))
-            records_in_flight.labels(batch.input).dec(len(batch))
-            if outcome is Outcome.RETURNED:
-                left = len(batch) - batch.settled
+            if left := len(batch) - batch.settled:
                 self.totals.returned += left
+                records_in_flight.labels(batch.input).dec(left)
                 records_returned.labels(batch.input).inc(left)
             batch.settle(outcome)
 
@@ -282,21 +286,21 @@ class Pipeline:
         at_part = frozenset(at for at, position in enumerate(positions) if position in batch.passthrough)
         self.cascade.attach(part.records, [answers[position] for position in positions], at_part)
         await self._write(part, turn)
-        batch.settled += part.settled
 
     async def _write(self, batch: Batch, turn: _Turn | None = None) -> None:
         """Until every required output said "safe" or refused for good."""
         writing = asyncio.create_task(_together(*(self._write_to(slot, batch) for slot in self.outputs)))
-        if turn is not None:
-            # Two turns of the loop: the write calls are under way in this order, the source's next batch may follow.
-            await asyncio.sleep(0)
-            await asyncio.sleep(0)
-            turn.done.set()
         try:
+            if turn is not None:
+                # Two turns of the loop: the write calls are under way in this order, the source's next may follow.
+                await asyncio.sleep(0)
+                await asyncio.sleep(0)
+                turn.done.set()
             refusals = [refusal for refusal in await writing if refusal is not None]
         finally:
             writing.cancel()
-        batch.settled = len(batch)
+        (batch.whole or batch).settled += len(batch)
+        records_in_flight.labels(batch.input).dec(len(batch))
         if not refusals:
             self.totals.delivered += len(batch)
             records_delivered.labels(batch.input).inc(len(batch))
@@ -306,6 +310,24 @@ class Pipeline:
         await self._bury(batch, refusals[0])
 
     async def _write_to(self, slot: OutputSlot, batch: Batch) -> RecordRejected | None:
+        """Until the output took the batch or never will. What a best-effort output refuses is its own affair."""
+        name, count = slot.output.name, len(batch)
+        output_records_read.labels(name).inc(count)
+        output_records_in_flight.labels(name).inc(count)
+        try:
+            refusal = await self._attempts(slot, batch)
+            if refusal is None:
+                output_records_delivered.labels(name).inc(count)
+            else:
+                emit(OutputRecordsDropped(output=name, reason=refusal.reason, count=count))
+        except BaseException:
+            output_records_returned.labels(name).inc(count)
+            raise
+        finally:
+            output_records_in_flight.labels(name).dec(count)
+        return refusal if slot.required else None
+
+    async def _attempts(self, slot: OutputSlot, batch: Batch) -> RecordRejected | None:
         pause = FIRST_PAUSE_SECS
         while True:
             try:
@@ -314,18 +336,15 @@ class Pipeline:
                 else:
                     await asyncio.wait_for(slot.output.write(batch), BEST_EFFORT_SECS)
                 self._back(slot)
-                records_written.labels(slot.output.name).inc(len(batch))
                 return None
             except RecordRejected as error:
-                if slot.required:
-                    return error
-                return self._best_effort_lost(slot, batch, error.reason)
+                return error
             except (OutputUnavailable, TimeoutError) as error:
                 if slot.away_since is None:
                     slot.away_since = self._clock()
                 emit(OutputAway(output=slot.output.name, error=str(error) or "too slow"))
                 if not slot.required:
-                    return self._best_effort_lost(slot, batch, "output_unavailable")
+                    return RecordRejected(str(error), "output_unavailable")
             await asyncio.sleep(pause * (0.5 + self._jitter() / 2))
             pause = min(pause * 2, LONGEST_PAUSE_SECS)
 
@@ -333,10 +352,6 @@ class Pipeline:
         if slot.away_since is not None:
             emit(OutputBack(output=slot.output.name, away_secs=round(self._clock() - slot.away_since, 1)))
             slot.away_since = None
-
-    def _best_effort_lost(self, slot: OutputSlot, batch: Batch, reason: str) -> RecordRejected | None:
-        emit(RecordsDropped(input=f"output {slot.output.name}", reason=reason, count=len(batch)))
-        return None
 
     async def _bury(self, batch: Batch, refusal: RecordRejected) -> None:
         """Rejected records go to the dead-letter file, with the reason; if that fails they are counted all the same."""

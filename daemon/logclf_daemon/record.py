@@ -112,6 +112,7 @@ class Batch:
     options: dict[str, object] = field(default_factory=dict)
     input: str = ""
     repeated: bool = False
+    whole: Batch | None = None  # of which this is a part
     settled: int = 0  # of its records, when parts of it settle one after the other
 
     def __len__(self) -> int:
@@ -124,4 +125,5 @@ class Batch:
             records=[self.records[position] for position in positions],
             chunk=chunk,
             input=self.input,
+            whole=self,
         )

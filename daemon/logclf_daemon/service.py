@@ -6,16 +6,19 @@ import asyncio
 import contextlib
 import os
 import signal
+import time
 from collections.abc import Callable, Iterator
 
 from logclf_daemon import __version__
 from logclf_daemon.build import Parts, build_parts, build_pipeline, cascade_of, generation_of, open_state, waiting_room
 from logclf_daemon.cascade import Cascade
 from logclf_daemon.config import Config
+from logclf_daemon.control import Answer, ControlServer, socket_path
 from logclf_daemon.errors import ConfigError
-from logclf_daemon.events import Reloaded, ReloadRefused, Started, Stopped, Stopping, emit
+from logclf_daemon.events import Reloaded, ReloadRefused, Started, Stopped, Stopping, emit, records_dropped
+from logclf_daemon.metrics import value
 from logclf_daemon.notify import notify, watchdog_secs
-from logclf_daemon.pipeline import Pipeline
+from logclf_daemon.pipeline import OutputSlot, Pipeline
 from logclf_daemon.resources import folder
 
 WATCH_SECS = 0.25  # how often rule and model files are looked at: a save is in force within a second
@@ -35,6 +38,7 @@ class Service:
         self._once = once
         self._reread = reread
         self._number = 1
+        self._started = time.monotonic()
         self._reload_asked = asyncio.Event()
         self._reloading = asyncio.Lock()
 
@@ -48,11 +52,19 @@ class Service:
         self._directory = directory
         self._parts = build_parts(self.config, directory)
         self._cascade = cascade_of(self._parts)
+        self._state = state
+        control = ControlServer(
+            socket_path(directory),
+            {"status": self.status, "reload": self._reload_and_tell, "reload_soon": self._reload_soon},
+        )
         try:
-            pipeline = build_pipeline(self.config, self._cascade, state, once=self._once)
-            await pipeline.open()
-            await self._serve(pipeline)
+            self._pipeline = build_pipeline(self.config, self._cascade, state, once=self._once)
+            await self._pipeline.open()
+            if not self._once:
+                await control.open()
+            await self._serve(self._pipeline)
         finally:
+            await control.close()
             self._close()
             if state is not None:
                 state.close()
@@ -116,8 +128,36 @@ class Service:
             self._reload_asked.clear()
             await self.reload()
 
-    async def reload(self) -> bool:
-        """Read configuration, rules and model again and swap them in; False if they were refused."""
+    async def _reload_and_tell(self) -> Answer:
+        error = await self.reload()
+        return {"ok": error is None, "error": error, "generation": self._number}
+
+    async def _reload_soon(self) -> Answer:
+        self._reload_asked.set()
+        return {"ok": True}
+
+    async def status(self) -> Answer:
+        """What the daemon does, for people and programs."""
+        parts, pipeline, state = self._parts, self._pipeline, self._state
+        return {
+            "ok": True,
+            "version": __version__,
+            "uptime_secs": round(time.monotonic() - self._started, 1),
+            "generation": self._number,
+            "rules": len(parts.rules),
+            "model": f"{parts.model.path.name} {parts.model.digest[:8]}" if parts.model else "off",
+            "llm": f"{self.config.llm.model}: {parts.llm.state}" if parts.llm else "off",
+            "state": {
+                "directory": str(self._directory),
+                "offsets": ("behind: the disk takes no writes" if state.behind else "kept") if state else "not needed",
+                "lost": "yes: state.db was damaged and set aside" if state and state.lost else None,
+            },
+            "inputs": {name: input_ledger(name) for name in (source.name for source in pipeline.inputs)},
+            "outputs": {slot.output.name: output_ledger(slot) for slot in pipeline.outputs},
+        }
+
+    async def reload(self) -> str | None:
+        """Read configuration, rules and model again and swap them in; the reason if they were refused."""
         async with self._reloading:
             notify("RELOADING=1")
             try:
@@ -129,10 +169,10 @@ class Service:
             except ConfigError as error:
                 emit(ReloadRefused(error=str(error)))
                 notify("READY=1", f"STATUS=reload refused, generation {self._number} stays")
-                return False
+                return str(error)
             self._swap(config, parts)
             notify("READY=1", f"STATUS={len(parts.rules)} rules, generation {self._number}")
-            return True
+            return None
 
     def _swap(self, config: Config, parts: Parts) -> None:
         before, self._parts, self.config = self._parts, parts, config
@@ -185,3 +225,23 @@ async def _feed_watchdog() -> None:
     while secs is not None:
         notify("WATCHDOG=1")
         await asyncio.sleep(secs / 2)
+
+
+def input_ledger(name: str) -> dict[str, float]:
+    """What became of the records of an input: read = delivered + dropped + returned + in_flight."""
+    counted = {word: value(f"logclf_records_{word}_total", input=name) for word in ("read", "delivered", "returned")}
+    dropped = sum(
+        sample.value
+        for metric in records_dropped.collect()
+        for sample in metric.samples
+        if sample.name.endswith("_total") and sample.labels["input"] == name
+    )
+    return {**counted, "dropped": dropped, "in_flight": value("logclf_records_in_flight", input=name)}
+
+
+def output_ledger(slot: OutputSlot) -> dict[str, object]:
+    """What an output took, and since when it is away."""
+    return {
+        "written": value("logclf_records_written_total", output=slot.output.name),
+        "away_secs": round(time.monotonic() - slot.away_since) if slot.away_since is not None else None,
+    }

@@ -448,7 +448,7 @@ def _open_or_quarantine(path: Path, on_lost_state: OnLostState, now: float) -> t
 
 
 def _is_damage(error: sqlite3.DatabaseError) -> bool:
-    return error.sqlite_errorcode & 0xFF in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
+    return getattr(error, "sqlite_errorcode", 0) & 0xFF in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
 
 
 def _put_aside(path: Path, on_lost_state: OnLostState, now: float, problem: str) -> None:

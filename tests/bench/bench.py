@@ -9,6 +9,7 @@ HERE = Path(__file__).parent
 sys.path[:0] = [str(HERE), str(HERE.parents[1] / "daemon"), str(HERE.parents[1] / "training")]
 
 import hotpath  # noqa: E402
+import whole  # noqa: E402
 from measure import machine  # noqa: E402
 
 PARTS = {
@@ -16,6 +17,10 @@ PARTS = {
     "pieces": hotpath.pieces,
     "hostile": hotpath.hostile,
     "baselines": hotpath.baselines,
+    "loopback": whole.loopback,
+    "latency": whole.latency,
+    "files": whole.files,
+    "memory": whole.memory,
 }
 
 

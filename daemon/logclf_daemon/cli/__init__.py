@@ -18,6 +18,7 @@ COMMANDS = {
     "explain": ("logclf_daemon.cli.explain", "explain", "Show what each stage says of one line."),
     "rules": ("logclf_daemon.cli.rules", "rules", "Check and try rule files."),
     "config": ("logclf_daemon.cli.config", "config", "Check a configuration file."),
+    "ctl": ("logclf_daemon.cli.ctl", "ctl", "Talk to a running daemon."),
     "doctor": ("logclf_daemon.cli.doctor", "doctor", "Check this host and say what to do."),
 }
 

@@ -70,8 +70,9 @@ class Catalog:
         return self._places.find(path)
 
     def may_matter(self, path: bytes) -> bool:
-        """Whether something new at `path` could be for us."""
-        return self._globs.may_matter(path)
+        """Whether something new at `path` could be for us. What cannot be read is tried in its own time."""
+        known = path in self._closed_to_us or path in self._globs.problems
+        return not known and self._globs.may_matter(path)
 
     def close(self) -> None:
         """Close all files."""

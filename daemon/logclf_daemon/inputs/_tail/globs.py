@@ -56,7 +56,7 @@ class Globs:
 
     def may_matter(self, path: bytes) -> bool:
         """Whether something at `path` can be a file of ours or a folder on the way to one."""
-        return any(matches(path) for matches in self._prefixes)
+        return any(matches(path) for matches in self._prefixes) and not self._excluded(path)
 
     def _look_at(self, path: bytes, found: dict[Identity, Seen]) -> None:
         try:

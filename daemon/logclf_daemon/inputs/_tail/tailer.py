@@ -27,7 +27,7 @@ from logclf_daemon.state import StateDb
 COMMIT_SECS = 0.2
 STEP_BYTES = 2 << 20  # a step hands over about so much, so that acknowledgements are looked at in between
 STEP_VISITS = 512
-SOON_SECS = 0.25  # between looks that hints of a watcher ask for
+SOON_SECS = 0.25  # between looks that hints of a watcher ask for; more where a look takes long
 
 lag_bytes = gauge("input_lag_bytes", "Bytes of known files not read yet", "input")
 
@@ -75,6 +75,7 @@ class Tailer:
         self._settled: deque[tuple[Stream, Reading, Outcome]] = deque()
         self._changed: dict[str, Stream] = {}
         self._reconcile_at = self._discover_at = self._committed_at = float("-inf")
+        self._looking_secs = 0.0
         self._loaded = False
         self.discoveries = 0
 
@@ -129,6 +130,7 @@ class Tailer:
         if now >= self._discover_at and not (self._settings.once and self.catalog.discovered):
             self._discover_at = now + self._settings.discover_secs
             self.catalog.discover(now)
+            self._looking_secs = self._clock() - now
             self.discoveries += 1
 
     def _lag(self) -> int:
@@ -140,7 +142,7 @@ class Tailer:
             if tail is not None and self.catalog.look_at(tail, now):
                 continue
             if tail is not None or self.catalog.may_matter(path):
-                soon = now + SOON_SECS
+                soon = now + max(SOON_SECS, 10 * self._looking_secs)
                 self._reconcile_at = min(self._reconcile_at, soon)
                 self._discover_at = min(self._discover_at, soon)
 

@@ -1,0 +1,93 @@
+"""The control socket: one line of JSON asks, one line of JSON answers. Whoever may open the socket may ask."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import os
+import socket
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import Any
+
+from logclf_daemon.errors import ServiceUnavailable
+
+SOCKET_NAME = "control.sock"
+MAX_LINE_BYTES = 65_536
+ANSWER_SECS = 60.0
+
+Answer = dict[str, Any]
+Command = Callable[[], Awaitable[Answer]]
+
+
+def socket_path(state: Path) -> Path:
+    """Where a daemon with this state folder listens: $RUNTIME_DIRECTORY under systemd, else beside its state."""
+    runtime = os.environ.get("RUNTIME_DIRECTORY", "").split(":")[0]
+    return (Path(runtime) if runtime else state) / SOCKET_NAME
+
+
+class ControlServer:
+    """Answers the named commands."""
+
+    def __init__(self, path: Path, commands: dict[str, Command]) -> None:
+        self._path = path
+        self._commands = commands
+        self._server: asyncio.Server | None = None
+
+    async def open(self) -> None:
+        """Listen, in place of a socket that a crash left behind. Only one daemon has a state folder at a time."""
+        self._path.unlink(missing_ok=True)
+        before = os.umask(0o117)
+        try:
+            self._server = await asyncio.start_unix_server(self._talk, str(self._path), limit=MAX_LINE_BYTES)
+        except OSError as error:
+            raise ServiceUnavailable(f"{self._path}: cannot listen: {error.strerror or error}") from error
+        finally:
+            os.umask(before)
+
+    async def close(self) -> None:
+        if self._server is not None:
+            self._server.close()
+            with contextlib.suppress(OSError):
+                self._path.unlink()
+
+    async def _talk(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        try:
+            answer = await self._answered(await asyncio.wait_for(reader.readline(), 5.0))
+            writer.write(json.dumps(answer).encode() + b"\n")
+            await writer.drain()
+        except (TimeoutError, ValueError, ConnectionError):
+            pass  # a peer that does not ask gets no answer
+        finally:
+            writer.close()
+
+    async def _answered(self, line: bytes) -> Answer:
+        try:
+            name = json.loads(line)["command"]
+            command = self._commands[name]
+        except (ValueError, KeyError, TypeError):
+            return {"ok": False, "error": f"unknown command; there are: {', '.join(self._commands)}"}
+        return await command()
+
+
+def ask(path: Path, command: str, timeout_secs: float = ANSWER_SECS) -> Answer:
+    """Ask a running daemon.
+
+    Raises:
+        ServiceUnavailable: None listens there, or it does not answer.
+    """
+    try:
+        with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as peer:
+            peer.settimeout(timeout_secs)
+            peer.connect(str(path))
+            peer.sendall(json.dumps({"command": command}).encode() + b"\n")
+            with peer.makefile("rb") as reader:
+                answer: Answer = json.loads(reader.readline())
+                return answer
+    except PermissionError as error:
+        raise ServiceUnavailable(f"{path}: permission denied; use sudo, or join the daemon's group") from error
+    except (OSError, ValueError) as error:
+        raise ServiceUnavailable(
+            f"{path}: no daemon answers ({error}); is it running, with this state folder?"
+        ) from error
