@@ -72,12 +72,12 @@ def test_all_required_outputs_get_every_line() -> None:
 
 def test_a_best_effort_output_holds_nothing_back() -> None:
     source, good, bad = MemoryInput(LINES), MemoryOutput(), ChaosOutput(1, away=1.0)
-    before = value("logclf_records_dropped_total", input="output chaos", reason="output_unavailable")
+    before = value("logclf_output_records_dropped_total", output="chaos", reason="output_unavailable")
 
     run(pipeline([source], [good, OutputSlot(bad, required=False)]))
 
     assert len(good.lines) == len(LINES)
-    assert value("logclf_records_dropped_total", input="output chaos", reason="output_unavailable") - before == len(
+    assert value("logclf_output_records_dropped_total", output="chaos", reason="output_unavailable") - before == len(
         LINES
     )
 

@@ -1062,3 +1062,50 @@ def test_04_a_file_written_anew_while_stopped_never_goes_out_under_the_ids_of_wh
 
         assert lines_of([second]) == [*numbered(10, 15), b"more"]
         assert first.chunk != second.chunk
+
+
+def test_a_hint_of_something_excluded_or_unreadable_asks_for_nothing(tmp_path: Path) -> None:
+    moody = Moody()
+    moody.refused = {"secret.log": errno.EACCES}
+    with Rig(tmp_path, filesystem=moody, exclude=["skip*"], discover_secs=1000, reconcile_secs=1000) as rig:
+        rig.write("secret.log", b"one\n")
+        rig.read()
+        rig.write("skip.log", b"two\n")
+        rig.now += 1
+        step = rig.tailer.step([bytes(rig.path("skip.log")), bytes(rig.path("secret.log"))])
+
+        assert step.wait_secs > 900
+
+
+def test_once_reads_rotated_files_oldest_first_and_compressed_ones_too(tmp_path: Path) -> None:
+    with Rig(tmp_path, once=True, paths=["a.log*"], gzip=True) as rig:
+        rig.path("a.log.2.gz").write_bytes(gzip.compress(text(numbered(0, 3000))))
+        rig.path("a.log.1").write_bytes(text(numbered(3000, 6000)))
+        rig.path("a.log").write_bytes(text(numbered(6000, 9000)))
+        for age, name in enumerate(["a.log", "a.log.1", "a.log.2.gz"]):
+            os.utime(rig.path(name), (1000 - age, 1000 - age))
+        rig.read()
+
+        assert rig.lines == numbered(0, 9000)
+        assert rig.tailer.step().done
+
+
+def test_a_pattern_that_matches_nothing_yet_is_told_once(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level("INFO", "logclf"), Rig(tmp_path, paths=["none-*.log"]) as rig:
+        rig.settle_down(20)
+        told = [record.getMessage() for record in caplog.records if "nothing matches yet" in record.getMessage()]
+
+        assert len(told) == 1
+        assert "none-*.log" in told[0]
+
+
+def test_files_of_two_inputs_have_chunk_ids_of_their_own(tmp_path: Path) -> None:
+    with Rig(tmp_path) as first:
+        first.write("a.log", b"one\n")
+        first.read()
+    with Rig(tmp_path, name="other") as second:
+        second.read()
+
+        assert second.lines == [b"one"]
+        assert first.batches[0].chunk != second.batches[0].chunk
+        assert len(first.batches[0].chunk or "") == 24

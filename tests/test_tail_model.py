@@ -112,7 +112,7 @@ class History(RuleBasedStateMachine):
         """The bytes of these lines have no name any more; an open descriptor may still lead to them."""
         self.gone |= set(lines)
         if not readable:
-            self.may_miss |= set(lines) - set(self.rig.lines)
+            self.may_miss |= set(lines) - self.delivered - set(lines_of(self.rig.waiting))
 
     # --- the daemon -------------------------------------------------------------------------------------------------
 
@@ -150,7 +150,7 @@ class History(RuleBasedStateMachine):
     def restart(self) -> None:
         while self.rig.waiting:
             self.settle(0)
-        self.may_miss |= self.gone - set(self.rig.lines)
+        self.may_miss |= self.gone - self.delivered
         self.rig.restart()
 
     # --- what must hold ---------------------------------------------------------------------------------------------

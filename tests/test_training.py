@@ -222,6 +222,14 @@ def test_what_is_mixed_in_is_learned_but_not_measured() -> None:
     assert fitted.own.rows == 40
 
 
+@pytest.mark.usefixtures("tiny_shipped")
+def test_a_model_of_few_rows_says_that_it_would_not_answer_and_what_helps() -> None:
+    few, many = (fit.fit(rows(count), [], SMALL, None, silent).trained.thresholds for count in (40, 250))
+
+    assert fit.silence(many) is None
+    assert "the least it can promise is 0.1" in (fit.silence(few) or "")
+
+
 def test_a_label_with_too_few_different_rows_is_refused_with_its_count() -> None:
     few = [*rows(40), *[Example("disk", "Rare", "", "row 50")] * 20]
 

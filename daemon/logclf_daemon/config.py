@@ -54,7 +54,11 @@ class RecordOptions(_Section):
 class DeliveryOptions(_Section):
     """How much may be under way, and how long stopping may take."""
 
-    max_in_flight: int = Field(20_000, ge=1, description="Records read and not yet acknowledged; then reading pauses.")
+    max_in_flight: int = Field(
+        20_000,
+        ge=1,
+        description="Records read and not yet acknowledged; then reading pauses. A large one counts once for each KiB.",
+    )
     drain_secs: float = Field(20, ge=0, description="At SIGTERM, how long to wait for acknowledgements.")
     dead_letter: Path | None = Field(None, description="JSON lines file for records an output refused for good.")
 

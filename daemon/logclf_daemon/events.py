@@ -31,6 +31,7 @@ class Event:
     total: ClassVar[Counter | None] = None
     labels: ClassVar[tuple[str, ...]] = ()  # fields that label the counter and the repetition limit
     amount: ClassVar[str | None] = None  # field that is added to the counter; one if None
+    asked_for: ClassVar[bool] = False  # the answer to what a person did: never held back
 
     def count_it(self) -> None:
         """Add this event to its counter, if it has one."""
@@ -89,7 +90,7 @@ def emit(event: Event) -> None:
     if not LOGGER.isEnabledFor(event.level):
         return
     key = (type(event), *(getattr(event, name) for name in event.labels))
-    held = _limiter.held_back(key) if event.level != logging.INFO else 0
+    held = _limiter.held_back(key) if event.level != logging.INFO and not event.asked_for else 0
     if held is not None:
         LOGGER.log(event.level, "%s%s", event.text(), f" (and {held} more like this)" if held else "")
 
@@ -185,6 +186,7 @@ class ReloadRefused(Event):
     level = logging.ERROR
     total = Reloaded.total
     labels = ("result",)
+    asked_for = True
 
     error: str
     result: str = "refused"
@@ -213,6 +215,18 @@ class LlmStateChanged(Event):
 
     state: str
     detail: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LlmAbsent(Event):
+    """With `llm.enabled: auto` this is how most hosts are: no reason to worry."""
+
+    message = "no LLM answers; lines it would have decided stay Unclassified"
+    total = LlmStateChanged.total
+    labels = ("state",)
+
+    url: str
+    state: str = "absent"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -1,7 +1,8 @@
 """Read, classify, write, settle.
 
 The source is the buffer: nothing is acknowledged upstream before every required output said "safe". Back-pressure is
-one number, the records in flight; `emit` waits while it is reached, so tailing pauses and sockets stop being read.
+one number, the records in flight (large ones count more than once); `emit` waits while it is reached, so tailing pauses
+and sockets stop being read.
 """
 
 from __future__ import annotations
@@ -44,21 +45,21 @@ BEST_EFFORT_SECS = 5.0
 
 
 class Room:
-    """How many records may be in flight. A batch larger than that goes alone."""
+    """How many records may be in flight, by their weight. A batch larger than that goes alone."""
 
     def __init__(self, limit: int) -> None:
         self.limit = limit
         self.taken = 0
         self._changed = asyncio.Event()
 
-    async def take(self, count: int) -> None:
-        while self.taken and self.taken + count > self.limit:
+    async def take(self, weight: int) -> None:
+        while self.taken and self.taken + weight > self.limit:
             self._changed.clear()
             await self._changed.wait()
-        self.taken += count
+        self.taken += weight
 
-    def give_back(self, count: int) -> None:
-        self.taken -= count
+    def give_back(self, weight: int) -> None:
+        self.taken -= weight
         self._changed.set()
 
 
@@ -69,6 +70,8 @@ class OutputSlot:
     output: Output
     required: bool = True
     away_since: float | None = None
+    pause: float = FIRST_PAUSE_SECS
+    door: asyncio.Lock = field(default_factory=asyncio.Lock)  # who holds it knocks while the output is away
 
 
 @dataclass(slots=True)
@@ -129,6 +132,7 @@ class Pipeline:
         self._under_way: set[asyncio.Task[None]] = set()
         self._turns: dict[str, _Turn] = {}
         self._stopping = asyncio.Event()
+        self._over = False
         self._failure: BaseException | None = None
 
     async def open(self) -> None:
@@ -178,6 +182,7 @@ class Pipeline:
             if left <= 0:
                 break
             await asyncio.wait(pending, timeout=min(left, 0.5))
+        self._over = True
         for task in (*readers, *self._under_way):
             task.cancel()
         await asyncio.gather(*readers, *self._under_way, return_exceptions=True)
@@ -196,10 +201,13 @@ class Pipeline:
 
     async def emit(self, batch: Batch) -> None:
         """Take a batch from an input; returns when it has room and is on its way."""
-        await self.room.take(len(batch))
+        await self.room.take(batch.weight)
         # Counted together, as at each later step: the ledger balances whenever somebody looks.
         records_read.labels(batch.input).inc(len(batch))
         records_in_flight.labels(batch.input).inc(len(batch))
+        if self._over:  # it waited for room until the drain deadline
+            self._settle(batch, Outcome.RETURNED)
+            return
         before = self._turns.get(batch.source)
         self._turns[batch.source] = turn = _Turn()
         task = asyncio.create_task(self._carry(batch, before, turn))
@@ -221,12 +229,15 @@ class Pipeline:
             turn.done.set()
             if self._turns.get(batch.source) is turn:
                 del self._turns[batch.source]
-            self.room.give_back(len(batch))
-            if left := len(batch) - batch.settled:
-                self.totals.returned += left
-                records_in_flight.labels(batch.input).dec(left)
-                records_returned.labels(batch.input).inc(left)
-            batch.settle(outcome)
+            self._settle(batch, outcome)
+
+    def _settle(self, batch: Batch, outcome: Outcome) -> None:
+        self.room.give_back(batch.weight)
+        if left := len(batch) - batch.settled:
+            self.totals.returned += left
+            records_in_flight.labels(batch.input).dec(left)
+            records_returned.labels(batch.input).inc(left)
+        batch.settle(outcome)
 
     async def _deliver(self, batch: Batch, before: _Turn | None, turn: _Turn) -> Outcome:
         if batch.opaque is not None:
@@ -328,15 +339,16 @@ class Pipeline:
         return refusal if slot.required else None
 
     async def _attempts(self, slot: OutputSlot, batch: Batch) -> RecordRejected | None:
-        pause = FIRST_PAUSE_SECS
+        """While an output is away one batch after the other knocks, with growing pauses; then all go on at once."""
         while True:
             try:
-                if slot.required:
-                    await slot.output.write(batch)
-                else:
-                    await asyncio.wait_for(slot.output.write(batch), BEST_EFFORT_SECS)
-                self._back(slot)
-                return None
+                if slot.away_since is None or not slot.required:
+                    return await self._attempt(slot, batch)
+                async with slot.door:
+                    if slot.away_since is not None:
+                        await asyncio.sleep(slot.pause * (0.5 + self._jitter() / 2))
+                        slot.pause = min(slot.pause * 2, LONGEST_PAUSE_SECS)
+                        return await self._attempt(slot, batch)
             except RecordRejected as error:
                 return error
             except (OutputUnavailable, TimeoutError) as error:
@@ -345,10 +357,10 @@ class Pipeline:
                 emit(OutputAway(output=slot.output.name, error=str(error) or "too slow"))
                 if not slot.required:
                     return RecordRejected(str(error), "output_unavailable")
-            await asyncio.sleep(pause * (0.5 + self._jitter() / 2))
-            pause = min(pause * 2, LONGEST_PAUSE_SECS)
 
-    def _back(self, slot: OutputSlot) -> None:
+    async def _attempt(self, slot: OutputSlot, batch: Batch) -> None:
+        await asyncio.wait_for(slot.output.write(batch), None if slot.required else BEST_EFFORT_SECS)
+        slot.pause = FIRST_PAUSE_SECS
         if slot.away_since is not None:
             emit(OutputBack(output=slot.output.name, away_secs=round(self._clock() - slot.away_since, 1)))
             slot.away_since = None

@@ -99,7 +99,7 @@ class Batch:
     `opaque` is a chunk that is not logs (metrics, traces): it has no records, passes through as it came and `options`
     go with it. `passthrough` holds the positions of records that are not log lines (group markers): never classified.
     `repeated` says that it was under way when the process died: parted once, it must be parted in the same way again.
-    `settle` is called exactly once.
+    `size` is how many bytes it was read from, where the input knows. `settle` is called exactly once.
     """
 
     source: str
@@ -112,11 +112,17 @@ class Batch:
     options: dict[str, object] = field(default_factory=dict)
     input: str = ""
     repeated: bool = False
+    size: int = 0
     whole: Batch | None = None  # of which this is a part
     settled: int = 0  # of its records, when parts of it settle one after the other
 
     def __len__(self) -> int:
         return 1 if self.opaque is not None else len(self.records)
+
+    @property
+    def weight(self) -> int:
+        """How many records it counts for where their number is bounded: a large one counts once for each KiB."""
+        return max(len(self), self.size >> 10)
 
     def part(self, positions: Sequence[int], chunk: str | None) -> Batch:
         """The records at `positions` as a batch of their own; settling stays with the whole."""

@@ -242,6 +242,6 @@ def input_ledger(name: str) -> dict[str, float]:
 def output_ledger(slot: OutputSlot) -> dict[str, object]:
     """What an output took, and since when it is away."""
     return {
-        "written": value("logclf_records_written_total", output=slot.output.name),
+        "written": value("logclf_output_records_delivered_total", output=slot.output.name),
         "away_secs": round(time.monotonic() - slot.away_since) if slot.away_since is not None else None,
     }

@@ -137,6 +137,8 @@ def fit(
     mixed = fit.corpus_examples(mix, made_by) if mix else []
     fitted = fit.fit(rows, mixed, made_by, fit.existing(compare), say)
     click.echo(fitted.as_text())
+    if remark := fit.silence(fitted.trained.thresholds):
+        say(remark)
     write_folder(fitted.parts(labelled, made_by), out, replace=replace)
     say(f"{out}: written; use it with `model: {{path: {out.absolute()}}}`" + runtime_note(runtime))
 
@@ -176,15 +178,17 @@ def export(encoder: str, out: Path, fp32: bool, max_tokens: int) -> None:
 
     Example: logclf-train export all-MiniLM-L6-v2 /tmp/encoder
     """
-    from logclf_training.encoder import agreement, load
-    from logclf_training.encoder import export as exported
+    from logclf_daemon.stages._model.encoders import OnnxEncoder
+    from logclf_training import encoder as making
 
-    model = load(encoder, max_tokens)
-    found = exported(model, quantised=not fp32)
+    model = making.load(encoder, max_tokens)
+    found = making.export(model, quantised=not fp32)
     out.mkdir(parents=True, exist_ok=True)
     (out / "encoder.onnx").write_bytes(found.model)
     (out / "tokenizer.json").write_bytes(found.tokenizer)
-    mean, least = agreement(model, found, max_tokens)
+    texts = making.sample_texts()
+    runs = OnnxEncoder(found.model, found.tokenizer, max_tokens=max_tokens, dimensions=found.dimensions)
+    mean, least = making.agreement(making.original_embeddings(model, texts), making.embed(runs, texts))
     click.echo(f"{out}: {len(found.model) / 1e6:.1f} MB; cosine to the original: mean {mean:.4f}, least {least:.4f}")
 
 

@@ -28,8 +28,9 @@ def converted(path: Path, source: str, labels: Sequence[str], rows: Path | None)
         BadInput: The head or the rows cannot be used.
     """
     recipe = Recipe(encoder=source, head=EMBEDDING_ONLY)
-    exported, runs = prepared_encoder(recipe, None, lambda _text: None)
-    assert exported is not None
+    ready = prepared_encoder(recipe, None, lambda _text: None)
+    exported, runs = ready.exported, ready.encoder
+    assert exported is not None  # the recipe's runtime is onnx
     names, head = read_joblib(path, exported.dimensions, labels)
     thresholds: dict[str, dict[str, float | None]] = {"1.0": dict.fromkeys(names, 0.0)}
     figures = {}

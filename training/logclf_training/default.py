@@ -47,6 +47,9 @@ def build(folder: Path, rows: Path | None, rows_name: str, say: Say) -> Parts:
         in_operation=trained.in_operation,
         thresholds=trained.thresholds,
         measured=measured,
-        notes=[f"Calibrated for streams in which {RECIPE.routine_share or 0:.0%} of the distinct lines are routine."],
+        notes=[
+            f"Calibrated for streams in which {RECIPE.routine_share or 0:.0%} of the distinct lines are routine.",
+            *filter(None, [trained.agreement(data.texts[::20])]),
+        ],
     )
     return assembled(trained, story, RECIPE, made_from)

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from logclf_daemon.errors import BadInput
-from logclf_daemon.stages._model.encoders import Encoder, OnnxEncoder
+from logclf_daemon.stages._model.encoders import Encoder
 
 if TYPE_CHECKING:
     from sentence_transformers import SentenceTransformer
@@ -161,16 +161,21 @@ def embed(encoder: Encoder, texts: Sequence[str]) -> Floats:
     return np.stack([encoder.embed(text) for text in texts])
 
 
-def agreement(model: SentenceTransformer, exported: Exported, max_tokens: int) -> tuple[float, float]:
-    """Mean and least cosine between the embeddings of the original and of the export, on a few hundred log texts."""
+def original_embeddings(model: SentenceTransformer, texts: Sequence[str]) -> Floats:
+    """What sentence-transformers itself makes of the texts."""
+    return np.asarray(model.encode(list(texts), normalize_embeddings=True, show_progress_bar=False), np.float32)
+
+
+def agreement(one: Floats, other: Floats) -> tuple[float, float]:
+    """Mean and least cosine between two sets of embeddings of the same texts."""
+    cosines = (one * other).sum(1)
+    return float(cosines.mean()), float(cosines.min())
+
+
+def sample_texts() -> list[str]:
+    """A few hundred texts in the words of logs, for comparing encoders where there is no corpus."""
     from logclf_daemon.taxonomy import DEFAULT_LABELS
     from logclf_training.variables import SHARED
 
     words = [name for name in SHARED if name.isalpha()]
-    texts = [
-        f"{first} {text} {second}" for text in DEFAULT_LABELS.values() for first in words[::4] for second in words[::16]
-    ]
-    runs = OnnxEncoder(exported.model, exported.tokenizer, max_tokens=max_tokens, dimensions=exported.dimensions)
-    original = np.asarray(model.encode(texts, normalize_embeddings=True, show_progress_bar=False), np.float32)
-    cosines = (original * embed(runs, texts)).sum(1)
-    return float(cosines.mean()), float(cosines.min())
+    return [f"{one} {text} {two}" for text in DEFAULT_LABELS.values() for one in words[::4] for two in words[::16]]

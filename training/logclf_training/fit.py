@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -63,6 +63,18 @@ class Fitted:
             thresholds=self.trained.thresholds,
         )
         return assembled(self.trained, story, made_by, {**provenance(made_by, None), "rows": rows.name})
+
+
+def silence(thresholds: Mapping[str, Mapping[str, float | None]]) -> str | None:
+    """What to say if the model would never answer at the daemon's default error rate."""
+    speaking = [rate for rate, least in thresholds.items() if any(value is not None for value in least.values())]
+    if CARD_RATE in speaking:
+        return None
+    promised = f"the least it can promise is {min(speaking, key=float)}" if speaking else "it can promise none"
+    return (
+        f"too few rows to promise an error rate of {CARD_RATE}, so the daemon would get no answer; {promised}. "
+        "Set `model.max_error_rate` accordingly (1 answers always), add rows, or --mix the corpus"
+    )
 
 
 def existing(path: Path | None) -> ModelStage | None:

@@ -10,10 +10,12 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
+from logclf_daemon.errors import BadInput
 from logclf_daemon.stages._model import folder
 from logclf_daemon.stages._model.encoders import Encoder, OnnxEncoder, SentenceTransformersEncoder
 from logclf_daemon.stages._model.folder import Runtime
@@ -21,10 +23,23 @@ from logclf_daemon.stages._model.head import Floats, Head, softmax
 from logclf_daemon.stages.model import ModelOptions
 from logclf_training import calibrate, head
 from logclf_training.dataset import Example, folds
-from logclf_training.encoder import MINILM, Exported, dimensions, embed, export, keep_layers, load
+from logclf_training.encoder import (
+    MINILM,
+    Exported,
+    agreement,
+    dimensions,
+    embed,
+    export,
+    keep_layers,
+    load,
+    original_embeddings,
+)
 from logclf_training.evaluate import Quality, measure
 from logclf_training.finetune import Lessons, TuningSettings, tune
 from logclf_training.head import Features, HeadSettings
+
+if TYPE_CHECKING:
+    from sentence_transformers import SentenceTransformer
 
 Say = Callable[[str], None]
 CARD_RATE = "0.02"
@@ -102,6 +117,8 @@ class Trained:
     in_operation: Quality
     """As `held_out`, with routine lines counted as often as they occur in operation."""
     held_out_probabilities: Floats
+    original: SentenceTransformer | None = None
+    """What `exported` was made from."""
 
     def probabilities(self, texts: Sequence[str]) -> Floats:
         """Of each label for each text, as the daemon computes them."""
@@ -110,6 +127,22 @@ class Trained:
     def quality(self, data: Data) -> Quality:
         """On rows it has not seen, which have the same labels."""
         return measure(data.labels, self.probabilities(data.texts), data.truth, least(self.thresholds, self.labels))
+
+    def agreement(self, texts: Sequence[str]) -> str | None:
+        """How far the exported encoder is from its original, as a sentence; None where there is no export."""
+        if self.original is None:
+            return None
+        served, original = embed(self.encoder, texts), original_embeddings(self.original, texts)
+        mean, lowest = agreement(served, original)
+        labels = [
+            [int(self.head.scores(embedding, text).argmax()) for embedding, text in zip(embeddings, texts, strict=True)]
+            for embeddings in (served, original)
+        ]
+        same = np.mean(np.array(labels[0]) == np.array(labels[1]))
+        return (
+            f"The exported encoder against its original in sentence-transformers, {len(texts)} lines of the corpus: "
+            f"cosine {mean:.4f} on average, {lowest:.4f} at least; the same label for {same:.1%}."
+        )
 
 
 def least(thresholds: dict[str, dict[str, float | None]], labels: Sequence[str], rate: str = CARD_RATE) -> list[float]:
@@ -137,6 +170,7 @@ def train(data: Data, recipe: Recipe, say: Say) -> Trained:
         held_out=measure(data.labels, probabilities, data.truth, least(thresholds, data.labels), data.weights),
         in_operation=measure(data.labels, probabilities, data.truth, least(thresholds, data.labels), weights),
         held_out_probabilities=probabilities,
+        original=made.original,
     )
 
 
@@ -146,6 +180,7 @@ class _Embedded:
 
     exported: Exported | None
     encoder: Encoder
+    original: SentenceTransformer | None
     features: Features
 
 
@@ -162,28 +197,43 @@ def held_out_scores(data: Data, recipe: Recipe, shared: _Embedded | None, say: S
 
 def _embedded(data: Data, recipe: Recipe, known: Sequence[int], say: Say) -> _Embedded:
     """The encoder, taught on the `known` examples, and the features of all: as the daemon's runtime computes them."""
-    exported, runs = prepared_encoder(recipe, data.lessons(list(known)), say)
+    ready = prepared_encoder(recipe, data.lessons(list(known)), say)
     say(f"embedding {len(data.examples)} lines, one by one as the daemon does")
-    features = head.features(embed(runs, data.texts), data.texts, recipe.head)
-    return _Embedded(exported, runs, features)
+    features = head.features(embed(ready.encoder, data.texts), data.texts, recipe.head)
+    return _Embedded(ready.exported, ready.encoder, ready.original, features)
 
 
-def prepared_encoder(recipe: Recipe, lessons: Lessons | None, say: Say) -> tuple[Exported | None, Encoder]:
-    """The recipe's encoder, taught if it says so, and exported if the daemon is to run it without torch."""
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    """An encoder as the daemon runs it; `original` is what `exported` was made from."""
+
+    encoder: Encoder
+    exported: Exported | None = None
+    original: SentenceTransformer | None = None
+
+
+def prepared_encoder(recipe: Recipe, lessons: Lessons | None, say: Say) -> Prepared:
+    """The recipe's encoder, taught if it says so, and exported if the daemon is to run it without torch.
+
+    Raises:
+        BadInput: It cannot be loaded, or the daemon could not load it later.
+    """
     if recipe.encoder == SHIPPED:
         exported = shipped_encoder()
-        return exported, _onnx(exported, recipe)
+        return Prepared(_onnx(exported, recipe), exported)
+    if recipe.runtime == "sentence-transformers" and recipe.encoder == MINILM:
+        raise BadInput("runtime sentence-transformers: give --encoder a local folder, the daemon loads it from there")
     model = load(recipe.encoder, recipe.max_tokens)
     if recipe.layers is not None:
         keep_layers(model, recipe.layers)
     if recipe.tuning and lessons:
         tune(model, lessons, recipe.tuning, recipe.seed, say)
     if recipe.runtime == "sentence-transformers":
-        return None, SentenceTransformersEncoder(
-            recipe.encoder, max_tokens=recipe.max_tokens, dimensions=dimensions(model)
+        return Prepared(
+            SentenceTransformersEncoder(recipe.encoder, max_tokens=recipe.max_tokens, dimensions=dimensions(model))
         )
     exported = export(model, quantised=recipe.quantised)
-    return exported, _onnx(exported, recipe)
+    return Prepared(_onnx(exported, recipe), exported, model)
 
 
 def _onnx(exported: Exported, recipe: Recipe) -> OnnxEncoder:

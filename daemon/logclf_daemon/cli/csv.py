@@ -6,6 +6,7 @@ import asyncio
 import bz2
 import contextlib
 import gzip
+import logging
 import lzma
 import os
 import sys
@@ -16,7 +17,7 @@ from typing import Any, BinaryIO, cast
 
 import click
 
-from logclf_daemon.cli.options import base_config, cascade_options, config_option, overridden
+from logclf_daemon.cli.options import base_config, cascade_options, config_option, log_to_stderr, overridden
 from logclf_daemon.config import state_directory
 from logclf_daemon.errors import BadInput, ConfigError
 from logclf_daemon.table import Summary, TableOptions, classify_table
@@ -59,6 +60,7 @@ def csv_command(
     """
     from logclf_daemon.build import build_parts, cascade_of  # heavy: not needed for --help
 
+    log_to_stderr(logging.WARNING)
     config = overridden(
         base_config(config_path),
         rules_paths=rules_paths,

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import json
+import logging
 import sys
 from pathlib import Path
 from typing import Any
 
 import click
 
-from logclf_daemon.cli.options import base_config, cascade_options, config_option, overridden
+from logclf_daemon.cli.options import base_config, cascade_options, config_option, log_to_stderr, overridden
 
 
 @click.command()
@@ -39,6 +40,7 @@ def explain(
     from logclf_daemon.build import build_parts, cascade_of  # heavy: not needed for --help
     from logclf_daemon.cli.csv import _state
 
+    log_to_stderr(logging.WARNING)
     config = overridden(
         base_config(config_path),
         rules_paths=rules_paths,

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import logging
+import os
+import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, ClassVar, TypeVar
 
 import click
 
 from logclf_daemon.config import DEFAULT_PATH, Config, load_config
 from logclf_daemon.documents import Document, validated
+from logclf_daemon.events import LOGGER
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
@@ -76,3 +80,21 @@ def overridden(
         changes["state"] = {**config.state.model_dump(), "directory": state_dir}
     parsed = validated(Config, Document("command line", changes))
     return config.model_copy(update={name: getattr(parsed, name) for name in changes})
+
+
+def log_to_stderr(level: int) -> None:
+    """Events from this level on go to standard error; all of them with --debug."""
+    context = click.get_current_context().find_root()
+    handler = logging.StreamHandler(sys.stderr)
+    # Under systemd the journal has the time and takes the priority from the prefix.
+    under_systemd = "JOURNAL_STREAM" in os.environ
+    handler.setFormatter(_Prefixed() if under_systemd else logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
+    LOGGER.addHandler(handler)
+    LOGGER.setLevel(logging.DEBUG if context.params.get("debug") else level)
+
+
+class _Prefixed(logging.Formatter):
+    PRIORITIES: ClassVar[dict[int, int]] = {logging.DEBUG: 7, logging.INFO: 6, logging.WARNING: 4, logging.ERROR: 3}
+
+    def format(self, record: logging.LogRecord) -> str:
+        return f"<{self.PRIORITIES.get(record.levelno, 6)}>{super().format(record)}"

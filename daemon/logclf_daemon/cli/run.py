@@ -4,16 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import os
-import sys
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 import click
 
-from logclf_daemon.cli.options import base_config, cascade_options, config_option, overridden
+from logclf_daemon.cli.options import base_config, cascade_options, config_option, log_to_stderr, overridden
 from logclf_daemon.config import Config, with_defaults
-from logclf_daemon.events import LOGGER
 
 
 @click.command()
@@ -30,9 +27,7 @@ from logclf_daemon.events import LOGGER
 )
 @click.option("--once", is_flag=True, help="Read what is there, deliver it, exit.")
 @cascade_options
-@click.pass_context
 def run(
-    ctx: click.Context,
     config_path: Path | None,
     tail: tuple[str, ...],
     forward: str | None,
@@ -54,7 +49,7 @@ def run(
       logclf-daemon run --tail '/var/log/*.log'
       logclf-daemon run --forward 127.0.0.1:24224 --to forward://127.0.0.1:24225
     """
-    _log_to_stderr(debug=bool(ctx.parent and ctx.parent.params.get("debug")))
+    log_to_stderr(logging.INFO)
     if once and forward:
         raise click.UsageError("--once reads what is there; forward input has no end (leave one of them out)")
     flags = {"inputs": _inputs(tail, forward, from_stdin), "outputs": [_target(target) for target in targets]}
@@ -99,19 +94,3 @@ def _target(target: str) -> dict[str, Any]:
             f"--to {target}: unknown kind of target; use -, a file, forward://host:port, forward+tls://… or forward+unix:///path"
         )
     return {"type": "jsonl", "path": target}
-
-
-def _log_to_stderr(*, debug: bool) -> None:
-    handler = logging.StreamHandler(sys.stderr)
-    # Under systemd the journal has the time and takes the priority from the prefix.
-    under_systemd = "JOURNAL_STREAM" in os.environ
-    handler.setFormatter(_Prefixed() if under_systemd else logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
-    LOGGER.addHandler(handler)
-    LOGGER.setLevel(logging.DEBUG if debug else logging.INFO)
-
-
-class _Prefixed(logging.Formatter):
-    PRIORITIES: ClassVar[dict[int, int]] = {logging.DEBUG: 7, logging.INFO: 6, logging.WARNING: 4, logging.ERROR: 3}
-
-    def format(self, record: logging.LogRecord) -> str:
-        return f"<{self.PRIORITIES.get(record.levelno, 6)}>{super().format(record)}"

@@ -126,4 +126,4 @@ class StdinInput:
                 record.fields["truncated"] = TRUE
         lines: list[bytes | None] = []
         lines += cut.lines
-        return Batch("stdin", records, lines=lines, input=self.name)
+        return Batch("stdin", records, lines=lines, input=self.name, size=cut.length)

@@ -18,7 +18,7 @@ import ollama
 from pydantic import BaseModel, ConfigDict, Field
 
 from logclf_daemon.errors import ConfigError
-from logclf_daemon.events import LlmCalled, LlmStateChanged, emit
+from logclf_daemon.events import LlmAbsent, LlmCalled, LlmStateChanged, emit
 from logclf_daemon.record import Question, Verdict, abstention
 from logclf_daemon.stages._llm.prompt import PROMPT_VERSION, Prompt
 from logclf_daemon.taxonomy import Taxonomy
@@ -173,7 +173,9 @@ class LlmStage:
             changed, self.state = self.state != state, state
             self._closed_until = self._clock() + self._pause
             self._pause = min(self._pause * 2, LONGEST_PAUSE_SECS)
-        if changed:
+        if changed and state == "absent" and self.options.enabled == "auto":
+            emit(LlmAbsent(url=self.options.url))
+        elif changed:
             emit(LlmStateChanged(state=state, detail=detail))
 
     def _recovered(self) -> None:

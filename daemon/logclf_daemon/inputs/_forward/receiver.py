@@ -110,6 +110,7 @@ class Receiver:
                 chunk=None if options.chunk is None else downstream_id(frame.tag, options.chunk, number),
                 passthrough=decoded.passthrough,
                 input=self._server.name,
+                size=part.end - part.start,
             )
         )
 
@@ -127,6 +128,7 @@ class Receiver:
                 opaque=element(frame),
                 options=dict(options.fields),
                 input=self._server.name,
+                size=len(frame.body),
             )
         )
 

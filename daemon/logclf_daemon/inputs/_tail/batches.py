@@ -46,4 +46,13 @@ class BatchMaker:
         found += records
         lines: list[bytes | None] = []
         lines += cut.lines
-        return Batch(os.fsdecode(path), found, settle, chunk, lines, input=self._name, repeated=repeated)
+        return Batch(
+            os.fsdecode(path),
+            found,
+            settle,
+            chunk,
+            lines,
+            input=self._name,
+            repeated=repeated,
+            size=cut.length,
+        )
