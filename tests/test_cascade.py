@@ -128,6 +128,19 @@ def test_large_batches_are_answered_in_slices() -> None:
     ]
 
 
+def test_a_flood_of_new_templates_costs_a_batch_its_wait_and_no_more() -> None:
+    model = FixedStage({"word": "Error"})
+    tested = cascade([rule("known")], [model], local_wait_secs=-1.0)
+    lines = [f"word {'x' * number}".encode() for number in range(1, 100)]
+
+    first = classify(tested, [b"known", *lines])
+    assert {answer.verdict.reason for answer in first.answers if answer} == {None, "model_busy"}
+    assert model.asked == []
+
+    tested._local_wait_secs = float("inf")
+    assert {label for label, _ in verdicts(classify(tested, lines))} == {"Error"}
+
+
 def test_a_flood_of_new_templates_keeps_memory_flat() -> None:
     tested = cascade([], [FixedStage({})])
     letters = "abcdefghijklmnop"

@@ -104,6 +104,7 @@ def cascade_of(parts: Parts, *, patient: bool = False) -> Cascade:
         message_keys=record.message_keys,
         field_name=record.field,
         flatten=record.flatten,
+        local_wait_secs=float("inf") if patient else parts.config.model.wait_secs,
     )
 
 

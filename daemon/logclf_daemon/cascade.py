@@ -36,6 +36,7 @@ NO_RULE = -1
 SLICE = 1024  # lines at a time; 64-1024 measured best, 4096 is a quarter slower
 LEVEL1_LIMIT, LEVEL2_LIMIT = 8192, 16384  # entries a generation of the cache, per class of sources
 MAX_CLASSES = 64
+ASKED_TOGETHER = 16  # templates a turn: a batch full of new ones must not hold up the few of others
 
 
 class Rules(Protocol):
@@ -236,12 +237,14 @@ class Cascade:
         message_keys: Sequence[str] = ("log", "message", "MESSAGE", "msg", "log_message"),
         field_name: str = "logclf",
         flatten: bool = False,
+        local_wait_secs: float = float("inf"),
     ) -> None:
         self.generation = generation
         self.waiting = waiting
         self._message_keys = tuple(message_keys)
         self._field = field_name
         self._flatten = flatten
+        self._local_wait_secs = local_wait_secs
         # One thread: the stages are not asked to be thread-safe, and the model uses one core by default.
         self._executor = ThreadPoolExecutor(max_workers=1, thread_name_prefix="stages")
 
@@ -276,28 +279,39 @@ class Cascade:
         if opened:
             await self._ask_local(generation, opened)
             for known, positions in opened:
-                answer = known[NO_RULE] or self._ask_llm(known, [start + at for at in positions], result)
+                answer = known[NO_RULE] or self._open_answer(known, [start + at for at in positions], result)
                 for at in positions:
                     answers[at] = answer
         _count(answers)
         return result
 
     async def _ask_local(self, generation: Generation, opened: Sequence[tuple[Known, list[int]]]) -> None:
+        """Ask the local stages about templates never seen, for as long as a batch may wait; the rest stays open.
+
+        A flood of new templates costs that wait and no more: what is still open then leaves as `model_busy` and is
+        asked again when it comes again.
+        """
         fresh = [known for known, _ in opened if known.local is None]
-        if not fresh or not generation.stages:
-            for known in fresh:
-                known.local = abstention("low_confidence")
-        else:
-            questions = [known.question for known in fresh]
-            verdicts = await asyncio.get_running_loop().run_in_executor(self._executor, generation.ask, questions)
-            for known, verdict in zip(fresh, verdicts, strict=True):
+        loop = asyncio.get_running_loop()
+        deadline = loop.time() + self._local_wait_secs
+        for start in range(0, len(fresh), ASKED_TOGETHER):
+            if loop.time() > deadline:
+                break
+            asked = fresh[start : start + ASKED_TOGETHER]
+            questions = [known.question for known in asked]
+            verdicts = await loop.run_in_executor(self._executor, generation.ask, questions)
+            for known, verdict in zip(asked, verdicts, strict=True):
                 known.local = verdict
-                if not verdict.abstained:
+                if not verdict.abstained or self.waiting is None:
                     known[NO_RULE] = known.answer(verdict)
-        if self.waiting is None:
-            for known, _ in opened:
-                if NO_RULE not in known:
-                    known[NO_RULE] = known.answer(known.local or abstention("low_confidence"))
+
+    def _open_answer(self, known: Known, positions: list[int], result: Classified) -> Answer | None:
+        """For a template that rules, memory and model left open; None if its records wait for the LLM."""
+        if known.local is None:
+            return known.answer(abstention("model_busy"))
+        if self.waiting is None:  # switched off while the model was asked
+            return known.answer(known.local)
+        return self._ask_llm(known, positions, result)
 
     def _ask_llm(self, known: Known, positions: list[int], result: Classified) -> Answer | None:
         """The LLM's answer now, or why there is none; None if the records at `positions` wait for it."""

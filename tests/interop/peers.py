@@ -14,7 +14,7 @@ import subprocess
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NoReturn
@@ -124,7 +124,7 @@ class Peer:
     """A foreign program from its orders until `dismiss`; use as a context manager."""
 
     def __init__(self, command: Sequence[str], orders: dict[str, Any], **environment: str) -> None:
-        self._stderr = tempfile.TemporaryFile()
+        self._stderr = tempfile.TemporaryFile()  # noqa: SIM115  # open as long as the process
         self._process = subprocess.Popen(
             command,
             stdin=subprocess.PIPE,

@@ -1,4 +1,4 @@
-"""Foreign clients send to the real daemon, which passes on to a sink that acknowledges: every record once, all of it."""
+"""Foreign clients send to the real daemon, which passes on to a sink that acknowledges: every record once, whole."""
 
 from __future__ import annotations
 
@@ -65,10 +65,10 @@ class Way:
 
 
 @contextmanager
-def way(folder: Path, protection: Protection = PLAIN, listen: str = "") -> Iterator[Way]:
+def way(folder: Path, protection: Protection = PLAIN, listen: str = "", **output: Any) -> Iterator[Way]:
     port = 0 if listen else free_port()
     source = {"type": "forward", "listen": listen or f"127.0.0.1:{port}", **protection.listening()}
-    with ForwardSink() as sink, Daemon(*configuration(folder, source, {"address": sink.address})) as daemon:
+    with ForwardSink() as sink, Daemon(*configuration(folder, source, {"address": sink.address, **output})) as daemon:
         daemon.ready()
         yield Way(daemon, sink, {"port": port, "path": listen.removeprefix("unix://"), **protection.orders()})
 
@@ -210,9 +210,26 @@ def test_fluent_logger_of_pypi_arrives_with_its_nanoseconds(tmp_path: Path, netw
 # --- all of them --------------------------------------------------------------------------------------------------
 
 
-def test_all_clients_at_once_get_their_acknowledgements(tmp_path: Path, go_client: Start) -> None:
+@pytest.fixture
+def crowd(go_client: Start) -> list[Start]:
+    """Each client in each of its modes."""
+    return [partial(go_client, network="tcp"), *npm(FLUENT_ORG), *npm(FLUENT_LOGGER)]
+
+
+def test_all_clients_at_once_get_their_acknowledgements(tmp_path: Path, crowd: list[Start]) -> None:
     with way(tmp_path) as way_:
-        crowd = [partial(go_client, network="tcp"), *npm(FLUENT_ORG), *npm(FLUENT_LOGGER)]
         sent = all_send(way_, crowd, ack=True)
 
         way_.check(sent)
+
+
+def test_no_client_gets_its_acknowledgement_before_the_daemon_got_one(tmp_path: Path, crowd: list[Start]) -> None:
+    with way(tmp_path, ack_timeout_secs=0.5) as way_:
+        for number, start in enumerate(crowd):
+            way_.sink.script.append("none")
+            with start(**way_.reach, ack=True, entries=as_orders(entries(1, first=number))) as client:
+                assert client.answer() == {"sent": 1, "errors": []}
+
+            assert len(way_.sink.messages) == 2 * (number + 1)
+            assert way_.sink.chunks[-2] == way_.sink.chunks[-1]
+        assert arrived(at_sink(way_.sink, repeated=False)) == labelled(entries(len(crowd)))

@@ -37,6 +37,9 @@ class ModelOptions(BaseModel):
         le=1,
         description="How many of its answers may be wrong; it abstains from the rest. 1 answers always.",
     )
+    wait_secs: float = Field(
+        5.0, gt=0, description="How long a batch may wait for the model; lines still open then leave as `model_busy`."
+    )
     runtime: Runtime = Field(
         "onnx", description="Must be the one the folder was made for; sentence-transformers needs the extra `train`."
     )
