@@ -230,6 +230,6 @@ def test_no_client_gets_its_acknowledgement_before_the_daemon_got_one(tmp_path: 
             with start(**way_.reach, ack=True, entries=as_orders(entries(1, first=number))) as client:
                 assert client.answer() == {"sent": 1, "errors": []}
 
-            assert len(way_.sink.messages) == 2 * (number + 1)
-            assert way_.sink.chunks[-2] == way_.sink.chunks[-1]
+            chunks = way_.sink.chunks
+            assert chunks.count(chunks[-1]) >= 2
         assert arrived(at_sink(way_.sink, repeated=False)) == labelled(entries(len(crowd)))
