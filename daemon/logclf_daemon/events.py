@@ -155,6 +155,14 @@ class Started(Event):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class NotUsed(Event):
+    message = "a setting has no effect in this version"
+    level = logging.WARNING
+
+    setting: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Stopping(Event):
     message = "stopping: inputs closed, delivering what is under way"
 

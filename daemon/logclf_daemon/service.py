@@ -15,7 +15,7 @@ from logclf_daemon.cascade import Cascade
 from logclf_daemon.config import Config
 from logclf_daemon.control import Answer, ControlServer, socket_path
 from logclf_daemon.errors import ConfigError
-from logclf_daemon.events import Reloaded, ReloadRefused, Started, Stopped, Stopping, emit, records_dropped
+from logclf_daemon.events import NotUsed, Reloaded, ReloadRefused, Started, Stopped, Stopping, emit, records_dropped
 from logclf_daemon.metrics import value
 from logclf_daemon.notify import notify, watchdog_secs
 from logclf_daemon.pipeline import OutputSlot, Pipeline
@@ -95,6 +95,8 @@ class Service:
                 llm=self.config.llm.model if parts.llm else "off",
             )
         )
+        if self.config.http.listen is not None:
+            emit(NotUsed(setting="http.listen"))
         notify("READY=1", f"STATUS={len(parts.rules)} rules, generation {self._number}")
 
     @contextlib.contextmanager
