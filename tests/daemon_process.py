@@ -14,6 +14,12 @@ from pathlib import Path
 DEADLINE_SECS = 40.0
 
 
+def command() -> list[str]:
+    """The installed command of this environment, else the module."""
+    script = Path(sys.executable).with_name("logclf-daemon")
+    return [str(script)] if script.exists() else [sys.executable, "-m", "logclf_daemon"]
+
+
 class Daemon:
     """`logclf-daemon run …` until `stop`; what it says on stderr is kept. Use as a context manager."""
 
@@ -21,7 +27,7 @@ class Daemon:
         self.said = ""
         self._changed = threading.Condition()
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "logclf_daemon", "run", *arguments],
+            [*command(), "run", *arguments],
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             env={**os.environ, **(environment or {})},

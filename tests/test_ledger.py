@@ -11,7 +11,6 @@ import selectors
 import tempfile
 from collections.abc import Callable, Coroutine, Iterable, Sequence
 from contextlib import suppress
-from contextvars import Context
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -102,18 +101,14 @@ class WatchedLoop(asyncio.SelectorEventLoop):
         self.steps = 0
         self.seen: AssertionError | None = None
 
-    def call_soon(self, callback: Callable[..., Any], *args: Any, context: Context | None = None) -> asyncio.Handle:
-        return super().call_soon(self._watched(callback), *args, context=context)
+    def call_soon(self, callback: Callable[..., Any], *args: Any, **more: Any) -> asyncio.Handle:  # type: ignore[override]
+        return super().call_soon(self._watched(callback), *args, **more)
 
-    def call_at(
-        self, when: float, callback: Callable[..., Any], *args: Any, context: Context | None = None
-    ) -> asyncio.TimerHandle:
-        return super().call_at(when, self._watched(callback), *args, context=context)
+    def call_soon_threadsafe(self, callback: Callable[..., Any], *args: Any, **more: Any) -> asyncio.Handle:  # type: ignore[override]
+        return super().call_soon_threadsafe(self._watched(callback), *args, **more)
 
-    def call_soon_threadsafe(
-        self, callback: Callable[..., Any], *args: Any, context: Context | None = None
-    ) -> asyncio.Handle:
-        return super().call_soon_threadsafe(self._watched(callback), *args, context=context)
+    def call_at(self, when: float, callback: Callable[..., Any], *args: Any, **more: Any) -> asyncio.TimerHandle:  # type: ignore[override]
+        return super().call_at(when, self._watched(callback), *args, **more)
 
     def _watched(self, callback: Callable[..., Any]) -> Callable[..., None]:
         def step(*args: Any) -> None:
@@ -153,7 +148,7 @@ class TimelessLoop(WatchedLoop):
     def time(self) -> float:
         return self._impatient.waited
 
-    def run_in_executor(self, executor: Any, func: Callable[..., Any], *args: Any) -> asyncio.Future[Any]:
+    def run_in_executor(self, executor: Any, func: Callable[..., Any], *args: Any) -> asyncio.Future[Any]:  # type: ignore[override]
         future = self.create_future()
 
         def work() -> None:
@@ -330,7 +325,7 @@ def pipeline(source: Input, script: Iterable[str]) -> tuple[Pipeline, FaultyOutp
 
 def frame(kind: str, number: int, chunk: bool) -> bytes:
     """A message of the forward protocol, right or wrong."""
-    options: dict[str, object] = {"chunk": f"chunk-{number}"} if chunk else {}
+    options: dict[str, Any] = {"chunk": f"chunk-{number}"} if chunk else {}
     if kind == "good":
         return forward("app", 1 + number % 4, **options)
     if kind == "metrics":
@@ -387,17 +382,17 @@ def test_the_ledger_of_the_files_input_balances_wherever_it_is_stopped(
 ) -> None:
     name = f"ledger-{next(_numbers)}"
 
-    async def scenario() -> None:
-        with tempfile.TemporaryDirectory() as folder:
-            for number, count in enumerate(counts):
-                Path(folder, f"{number}.log").write_text("".join(f"line {at}\n" for at in range(count)))
-            source = FilesInput(FilesInputOptions(paths=(f"{folder}/*.log",), batch_lines=5, watch=False), name)
-            tested, output = pipeline(source, script)
-            await tested.open()
-            task = asyncio.create_task(tested.run())
-            batches = sum(-(-count // 5) for count in counts)
-            refused = sum(step in ("refuse", "stuck") for step in script)
-            await until(lambda: len(output.batches) >= min(stop_after, batches - refused))
-            await settled(tested, task)
+    async def scenario(folder: str) -> None:
+        source = FilesInput(FilesInputOptions(paths=(f"{folder}/*.log",), batch_lines=5, watch=False), name)
+        tested, output = pipeline(source, script)
+        await tested.open()
+        task = asyncio.create_task(tested.run())
+        batches = sum(-(-count // 5) for count in counts)
+        refused = sum(step in ("refuse", "stuck") for step in script)
+        await until(lambda: len(output.batches) >= min(stop_after, batches - refused))
+        await settled(tested, task)
 
-    watch(WatchedLoop([input_ledger(name), output_ledger(f"{name} out")]), scenario)
+    with tempfile.TemporaryDirectory() as folder:
+        for number, count in enumerate(counts):
+            Path(folder, f"{number}.log").write_text("".join(f"line {at}\n" for at in range(count)))
+        watch(WatchedLoop([input_ledger(name), output_ledger(f"{name} out")]), lambda: scenario(folder))

@@ -1109,3 +1109,21 @@ def test_files_of_two_inputs_have_chunk_ids_of_their_own(tmp_path: Path) -> None
         assert second.lines == [b"one"]
         assert first.batches[0].chunk != second.batches[0].chunk
         assert len(first.batches[0].chunk or "") == 24
+
+
+def test_02_a_file_that_was_found_and_not_read_is_known_after_a_crash_wherever_it_was_rotated(tmp_path: Path) -> None:
+    rig = Rig(tmp_path, paths=["a.log"], max_unacked=1, batch_lines=1)
+    rig.acknowledging = False
+    rig.write("a.log", text(numbered(0, 10)))
+    rig.read()
+    rotate(rig.path("a.log"))
+    rig.write("a.log", text(numbered(10, 20)))
+    rig.settle_down(3)
+    rotate(rig.path("a.log"))
+    rig.acknowledging = True
+    rig.crash()
+
+    with rig:
+        rig.settle_down()
+
+        assert sorted(set(rig.lines)) == numbered(0, 20)

@@ -343,12 +343,14 @@ class Pipeline:
         while True:
             try:
                 if slot.away_since is None or not slot.required:
-                    return await self._attempt(slot, batch)
+                    await self._attempt(slot, batch)
+                    return None
                 async with slot.door:
                     if slot.away_since is not None:
                         await asyncio.sleep(slot.pause * (0.5 + self._jitter() / 2))
                         slot.pause = min(slot.pause * 2, LONGEST_PAUSE_SECS)
-                        return await self._attempt(slot, batch)
+                        await self._attempt(slot, batch)
+                        return None
             except RecordRejected as error:
                 return error
             except (OutputUnavailable, TimeoutError) as error:

@@ -9,11 +9,11 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from typing import Protocol
 
 from logclf_daemon.errors import StageError
 from logclf_daemon.events import Bug, StageFailed, emit
+from logclf_daemon.loose import LooseThreads
 from logclf_daemon.protocols import Stage
 from logclf_daemon.record import Question, Verdict, abstention
 
@@ -55,7 +55,7 @@ class WaitingRoom:
         self._clock = clock
         self._flights: dict[tuple[str, str], asyncio.Future[Verdict]] = {}
         self._failed: dict[tuple[str, str], tuple[float, str]] = {}
-        self._executor = ThreadPoolExecutor(max_workers=concurrency, thread_name_prefix="llm")
+        self._executor = LooseThreads(concurrency, "llm")
         self.waiting = 0
 
     @property
@@ -125,5 +125,5 @@ class WaitingRoom:
         ]
 
     def close(self) -> None:
-        """Drop the queue; a question under way is abandoned with its thread when the stage's own deadline ends it."""
+        """Drop the queue; a question under way is abandoned with its thread."""
         self._executor.shutdown(wait=False, cancel_futures=True)

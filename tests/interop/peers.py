@@ -194,14 +194,18 @@ class Peer:
                 stream.close()
 
 
-def node(script: str, **orders: Any) -> Peer:
-    """Start one of the programs beside this file, with the packages of npm."""
+def node_modules() -> Path:
+    """Where the packages of npm are."""
+    program("node")
     if not INSTALLED:
         absent("LOGCLF_INTEROP_DIR is not set")
     modules = Path(INSTALLED) / "node_modules"
-    if not modules.is_dir():
-        absent(f"LOGCLF_INTEROP_DIR: {modules} is not there")
-    return Peer([program("node"), str(HERE / script)], orders, NODE_PATH=str(modules))
+    return modules if modules.is_dir() else absent(f"LOGCLF_INTEROP_DIR: {modules} is not there")
+
+
+def node(script: str, **orders: Any) -> Peer:
+    """Start one of the programs beside this file, with the packages of npm."""
+    return Peer([program("node"), str(HERE / script)], orders, NODE_PATH=str(node_modules()))
 
 
 def build_go_client(folder: Path) -> str:

@@ -28,7 +28,7 @@ from interop.peers import (
     node,
 )
 
-pytestmark = [pytest.mark.interop, pytest.mark.timeout(120)]
+pytestmark = [pytest.mark.interop, pytest.mark.timeout(120), pytest.mark.usefixtures("npm_packages")]
 
 
 def server(protection: Protection, port: int = 0) -> Peer:

@@ -71,7 +71,7 @@ class ForwardInputOptions(BaseModel):
         default=32 << 20, description="Most that a compressed chunk may hold; a larger one ends its connection."
     )
     max_held_bytes: Bytes = Field(
-        default=64 << 20,
+        default=16 << 20,
         description="Most that is received and not yet handed on, all connections together; then reading pauses.",
     )
     max_connections: int = Field(default=1024, ge=1, description="More senders than these are turned away.")

@@ -8,7 +8,6 @@ import os
 import re
 import sys
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Literal
@@ -18,8 +17,10 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from logclf_daemon.codec import plain
 from logclf_daemon.errors import ConfigError, OutputUnavailable, RecordRejected, ServiceUnavailable
+from logclf_daemon.loose import LooseThreads
 from logclf_daemon.record import AnyRecord, Batch
 
+CLOSE_SECS = 2.0  # for the last write, if its reader takes it
 _ENCODER = msgspec.json.Encoder()
 _C1 = re.compile(rb"\xc2[\x80-\x9f]")  # control characters that JSON leaves as they are and some terminals obey
 
@@ -47,8 +48,8 @@ class JsonlOutput:
         self._stdout = options.path == "-"
         self._fd = -1
         self._terminal = False
-        # One thread: order is kept, and a blocked pipe never stops the event loop.
-        self._executor = ThreadPoolExecutor(max_workers=1, thread_name_prefix=name)
+        # One thread: order is kept, and a blocked pipe never stops the event loop, nor the end of the process.
+        self._executor = LooseThreads(1, name)
 
     async def open(self) -> None:
         if self._stdout:
@@ -117,7 +118,11 @@ class JsonlOutput:
         self._fd = opened
 
     async def close(self) -> None:
-        await asyncio.to_thread(self._executor.shutdown)
+        closing = asyncio.get_running_loop().run_in_executor(self._executor, self._close)
+        self._executor.shutdown(wait=False)
+        await asyncio.wait([closing], timeout=CLOSE_SECS)
+
+    def _close(self) -> None:
         if not self._stdout and self._fd >= 0:
             os.close(self._fd)
             self._fd = -1

@@ -69,16 +69,24 @@ class Receiver:
     async def _deliver(self, frame: Frame, frames: deque[Frame], options: Options, delivery: Delivery) -> None:
         """Emit a frame as one batch, or as several if it is very large; it settles with the last of them."""
         if frame.mode is Mode.FORWARD:
-            entries, parts = frame.body, list(frame.parts)
+            await self._emit_parts(frame, options, frame.body, list(frame.parts), delivery)
         elif frame.mode is Mode.PACKED:
-            entries, parts = await self._opened(frame, options)
+            async with self._server.opening:
+                entries, parts = await self._opened(frame, options)
+                await self._emit_parts(frame, options, entries, parts, delivery)
         else:
             entries, parts = _events(frame, frames, options)
+            await self._emit_parts(frame, options, entries, parts, delivery)
+
+    async def _emit_parts(
+        self, frame: Frame, options: Options, entries: bytes, parts: list[Part], delivery: Delivery
+    ) -> None:
         delivery.expect(len(parts))
         for number, part in enumerate(parts):
             if number:
                 await asyncio.sleep(0)  # others have their turn between the parts of a very large frame
-            await self._emit_part(frame, options, entries, part, delivery, number)
+            async with self._server.decoding:
+                await self._emit_part(frame, options, entries, part, delivery, number)
 
     async def _opened(self, frame: Frame, options: Options) -> tuple[bytes, list[Part]]:
         limit = self._server.limits.max_inflated_bytes

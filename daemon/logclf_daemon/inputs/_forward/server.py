@@ -24,7 +24,7 @@ class Limits:
 
     max_frame_bytes: int = 16 << 20
     max_inflated_bytes: int = 32 << 20
-    max_held_bytes: int = 64 << 20  # received and not handed on, all connections together
+    max_held_bytes: int = 16 << 20  # received and not handed on, all connections together
     handshake_timeout_secs: float = 10.0
     frame_timeout_secs: float = 30.0
 
@@ -74,6 +74,9 @@ class Server:
     emit: Emit | None = None
     tasks: set[asyncio.Task[None]] = field(default_factory=set)  # connections that emit just now
     peers: set[Peer] = field(default_factory=set)
+    # Of all that wait for room in the pipeline only one is open and one decoded: records take many times their bytes.
+    opening: asyncio.Lock = field(default_factory=asyncio.Lock)
+    decoding: asyncio.Lock = field(default_factory=asyncio.Lock)
     crowded: bool = False  # more is held than may be
     _stuck_at: int = 0
     _stuck_since: float = 0.0

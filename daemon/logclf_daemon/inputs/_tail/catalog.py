@@ -102,11 +102,16 @@ class Catalog:
             tail.listed = seen is not None
             if seen is not None and tail.path not in seen.paths:
                 self._places.put(tail, seen.paths[0])
-        for identity, seen in found.items():
-            if identity not in self.tails and self._orphans.lived_at(identity):
-                self._return(identity, seen, now)
+        back = [
+            self._return(identity, seen, now)
+            for identity, seen in found.items()
+            if identity not in self.tails and self._orphans.lived_at(identity)
+        ]
         if not self.discovered:
             self._resume_rotated(now)
+        for returned in back:
+            if returned is not None and not returned.stream.position:
+                self._wait_in_turn(returned, None, now)
         self._admit_new(found, now)
         for identity in self._holds.release_missing(found):
             self._files.close(identity)
@@ -183,7 +188,8 @@ class Catalog:
         tail = Tail(identity, None, stream, self._settings.frames.read_bytes, now)
         tail.inflate = self._settings.gzip and path.endswith(b".gz")
         tail.stop_at = looked.st_size if self._settings.once and not tail.inflate else None
-        if stream.home != identity or stream.finished:
+        if stream.home != identity or stream.finished or not stream.known:
+            # Also before anything is read of it: it may be rotated out of the patterns before its turn comes.
             stream.move(identity)
             self._changed(stream)
         if path != stream.label:
@@ -234,9 +240,13 @@ class Catalog:
             (
                 kin
                 for kin in self._families[family(tail.label)]
-                if kin is not tail and kin.left_at is not None and kin.label == tail.label and kin.unread
+                if kin is not tail
+                and tail.left_at is None
+                and kin.left_at is not None
+                and kin.label == tail.label
+                and kin.unread
             ),
-            key=lambda kin: kin.left_at or 0.0,
+            key=lambda kin: (kin.left_at or 0.0, kin.mtime_ns),
             default=previous,
         )
         if before is not None and before.unread:
@@ -311,6 +321,7 @@ class Catalog:
         self._notes.note("truncated, reading it from its beginning", tail.path or tail.label)
         self._leave(tail.stream)
         tail.begin(self._new_stream(tail.identity, tail.label), self._settings.frames.read_bytes)
+        self._changed(tail.stream)
         self._ready(tail)
 
     def park(self, tail: Tail) -> None:

@@ -46,6 +46,11 @@ class BlockReader:
         self._intents: list[Intent] = []
         self._batches: list[Batch] = []
 
+    def remember(self, stream: Stream) -> None:
+        """Write down also where this stream is."""
+        self._new[stream.source] = stream.offset()
+        stream.known = True
+
     def record(self, state: StateDb) -> None:
         """Write down the ranges read since the last time, in one transaction: before their batches go anywhere."""
         if self._intents or self._new:
@@ -137,9 +142,6 @@ class BlockReader:
         else:
             intent = Intent(stream.source, start, end, "", "nothing", anchor=stream.anchor_at(reader, end))
         self._intents.append(intent)
-        if not stream.known:
-            self._new[stream.source] = stream.offset()
-            stream.known = True
         self._emit(stream, cut, intent)
 
     def _emit(self, stream: Stream, cut: Cut, intent: Intent, *, repeated: bool = False) -> None:
@@ -194,7 +196,6 @@ class BlockReader:
         """Leave what is open at the end of a rotated file to the file after it, in one transaction."""
         stream = after.stream
         stream.carry = data
-        self._new[stream.source] = stream.offset()
-        stream.known = True
+        self.remember(stream)
         self._pass_over(tail.stream, reader, tail.stream.position + len(data))
         after.waits_for = tail.successor = None

@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from logclf_daemon.failpoint import reached
 from logclf_daemon.inputs._tail.catalog import Catalog
 from logclf_daemon.inputs._tail.filesystem import Filesystem
+from logclf_daemon.inputs._tail.identity import NOWHERE
 from logclf_daemon.inputs._tail.notes import Notes
 from logclf_daemon.inputs._tail.reading import BlockReader
 from logclf_daemon.inputs._tail.settings import TailSettings
@@ -176,6 +177,8 @@ class Tailer:
     def _mark_changed(self, stream: Stream) -> None:
         if stream.known:
             self._changed[stream.source] = stream
+        elif stream.home != NOWHERE:
+            self._blocks.remember(stream)
 
     def _wait_secs(self, now: float) -> float:
         if self._ready:
