@@ -279,6 +279,28 @@ def _only(batch: Batch) -> MemoryOutput:
     return output
 
 
+@pytest.mark.parametrize(("alone", "together"), [(True, 1), (False, 5)])
+def test_batches_that_go_alone_are_sent_one_after_the_other(alone: bool, together: int) -> None:
+    output = Stuck()
+
+    async def scenario() -> None:
+        tested = pipeline([], [output])
+        source = MemoryInput(LINES)
+        for start in range(5):
+            batch = source._batch(start * 10, [b"known"] * 10)
+            batch.alone = alone
+            await tested.emit(batch)
+        await until(lambda: output.calls >= together)
+        for _ in range(50):
+            await asyncio.sleep(0)
+        assert output.calls == together
+        for task in list(tested._under_way):
+            task.cancel()
+        await asyncio.gather(*tested._under_way, return_exceptions=True)
+
+    asyncio.run(scenario())
+
+
 def test_records_returned_after_a_part_left_are_not_counted_twice() -> None:
     slow, output = SlowStage(), MemoryOutput()
 

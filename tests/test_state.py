@@ -14,7 +14,8 @@ import pytest
 
 from logclf_daemon.errors import ConfigError, ServiceUnavailable
 from logclf_daemon.metrics import value
-from logclf_daemon.state import FILE_NAME, Intent, Offset, StateDb, migrations, mounted_type, open_read_only
+from logclf_daemon.state import FILE_NAME, Intent, Offset, StateDb, mounted_type, open_read_only
+from logclf_daemon.state_schema import migrations
 
 
 def offset(source: str = "files/1:2:0", position: int = 0, **more: object) -> Offset:

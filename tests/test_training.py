@@ -22,6 +22,7 @@ from sklearn.linear_model import LogisticRegression
 from logclf_daemon.errors import BadInput
 from logclf_daemon.record import Question
 from logclf_daemon.stages._model.encoders import OnnxEncoder
+from logclf_daemon.stages._model.head import Floats
 from logclf_daemon.stages.model import ModelOptions, ModelStage
 from logclf_training import calibrate, cli, convert, dataset, evaluate, fit, head, recipe
 from logclf_training.dataset import Example, folds
@@ -449,3 +450,29 @@ def test_the_export_agrees_with_the_original(tmp_path: Path) -> None:
         dimensions=384,
     )
     assert np.linalg.norm(embed(encoder, ["disk failed"])) == pytest.approx(1, abs=1e-3)
+
+
+@needs_torch
+@pytest.mark.train
+@pytest.mark.slow
+@pytest.mark.timeout(300)
+def test_teaching_moves_the_encoder_the_same_way_for_the_same_seed() -> None:
+    from logclf_training.encoder import MINILM, keep_layers, load
+    from logclf_training.finetune import Lessons, TuningSettings, embed_fast, tune
+
+    texts = [
+        f"{event} {word}" for event in ("disk failed", "link started") for word in ("now", "again", "today", "twice")
+    ]
+    lessons = Lessons(texts, np.repeat([0, 1, 2, 3], 2), np.ones(8), 4)
+    found: list[Floats] = []
+    losses: list[str] = []
+    for _ in range(2):
+        model = load(MINILM, 16)
+        keep_layers(model, [0])
+        before = embed_fast(model, texts)
+        tune(model, lessons, TuningSettings(epochs=2, batch=4, encoder_rate=1e-3), 7, losses.append)
+        found.append(embed_fast(model, texts))
+
+    assert (found[0] == found[1]).all()
+    assert np.abs(found[0] - before).max() > 0.01
+    assert losses[:2] == losses[2:]

@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import random
 import time
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from hashlib import sha256
 from typing import Protocol, TypeVar
@@ -250,6 +250,8 @@ class Pipeline:
         reached("classified")
         first = await self._first_part(batch, classified)
         if first is None:
+            if classified.late:
+                turn.done.set()  # all of it waits for the LLM: what comes after must not
             await self.cascade.settle_late(classified.late, answers)
             self.cascade.attach(batch.records, answers, batch.passthrough)
             await self._write(batch, turn)
@@ -300,16 +302,18 @@ class Pipeline:
 
     async def _write(self, batch: Batch, turn: _Turn | None = None) -> None:
         """Until every required output said "safe" or refused for good."""
-        writing = asyncio.create_task(_together(*(self._write_to(slot, batch) for slot in self.outputs)))
+        writing = [asyncio.create_task(self._write_to(slot, batch)) for slot in self.outputs]
         try:
-            if turn is not None:
-                # Two turns of the loop: the write calls are under way in this order, the source's next may follow.
-                await asyncio.sleep(0)
+            if turn is not None and not (batch.whole or batch).alone:
+                # A turn of the loop: the write calls are under way in this order, the source's next batch may follow.
                 await asyncio.sleep(0)
                 turn.done.set()
-            refusals = [refusal for refusal in await writing if refusal is not None]
+            refusals = [refusal for refusal in await _together(*writing) if refusal is not None]
+            if turn is not None:
+                turn.done.set()
         finally:
-            writing.cancel()
+            for task in writing:
+                task.cancel()
         (batch.whole or batch).settled += len(batch)
         records_in_flight.labels(batch.input).dec(len(batch))
         if not refusals:
@@ -380,7 +384,7 @@ class Pipeline:
             emit(OutputAway(output=self._dead_letter.name, error=str(error)))
 
 
-async def _together(*steps: Coroutine[None, None, Result]) -> list[Result]:
+async def _together(*steps: Awaitable[Result]) -> list[Result]:
     """Run side by side; the first exception ends all of them."""
     tasks = [asyncio.ensure_future(step) for step in steps]
     try:

@@ -98,6 +98,7 @@ class Batch:
     downstream: the same bytes read again after a crash get the same id, so that a receiver can drop the repetition.
     `opaque` is a chunk that is not logs (metrics, traces): it has no records, passes through as it came and `options`
     go with it. `passthrough` holds the positions of records that are not log lines (group markers): never classified.
+    `alone` says that no other batch of its source is sent while it is: so at most one comes twice after a crash.
     `repeated` says that it was under way when the process died: parted once, it must be parted in the same way again.
     `size` is how many bytes it was read from, where the input knows. `settle` is called exactly once.
     """
@@ -111,6 +112,7 @@ class Batch:
     opaque: bytes | None = None
     options: dict[str, object] = field(default_factory=dict)
     input: str = ""
+    alone: bool = False
     repeated: bool = False
     size: int = 0
     whole: Batch | None = None  # of which this is a part

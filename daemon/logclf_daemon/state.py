@@ -16,13 +16,13 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, cast
-
-import sqlite_utils
-from sqlite_utils import Migrations
+from typing import TYPE_CHECKING, Literal, cast
 
 from logclf_daemon.errors import ConfigError, ServiceUnavailable
 from logclf_daemon.events import StateTrouble, emit
+
+if TYPE_CHECKING:
+    import sqlite_utils  # a third of a second to import: only where a table is made or a report is asked for
 
 FILE_NAME = "state.db"
 APPLICATION_ID = 0x4C4F4743  # "LOGC"
@@ -32,46 +32,6 @@ REMEMBER_SECS = 7 * 86400  # how long a finished file is known: its copies and i
 REFUSED_FILESYSTEMS = frozenset({"nfs", "nfs4", "cifs", "smb3", "smbfs", "9p", "afs", "ceph", "fuse.sshfs"})
 
 OnLostState = Literal["head", "tail", "refuse"]
-
-migrations = Migrations("logclf_state")
-
-
-@migrations()
-def first(db: sqlite_utils.Database) -> None:
-    """Positions by source, and the ranges under way."""
-    db.table("offsets").create(
-        {
-            "source": str,
-            "input": str,
-            "device": str,  # text: unsigned 64 bits don't fit SQLite's integers
-            "inode": str,
-            "generation": int,
-            "path": bytes,
-            "position": int,
-            "skip": str,
-            "head_bytes": int,
-            "head": bytes,
-            "anchor": bytes,
-            "carry": bytes,
-            "finished": int,
-            "updated": float,
-        },
-        pk="source",
-    )
-    db.table("intents").create(
-        {
-            "source": str,
-            "start": int,
-            "end": int,
-            "chunk": str,
-            "kind": str,
-            "read_ns": int,
-            "anchor": bytes,
-            "parts": bytes,
-        },
-        pk=("source", "start"),
-    )
-    db.table("intents").create_index(["chunk"])
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -361,6 +321,8 @@ def open_read_only(directory: Path) -> sqlite_utils.Database:
             connection.close()
             problem = error
         else:
+            import sqlite_utils
+
             return sqlite_utils.Database(connection)
         if Path(f"{path}-wal").exists():
             break
@@ -488,5 +450,10 @@ def _prepare(connection: sqlite3.Connection) -> None:
         f"application_id = {APPLICATION_ID}",
     ):
         connection.execute(f"PRAGMA {pragma}")
-    migrations.apply(sqlite_utils.Database(connection))
-    connection.execute(f"PRAGMA user_version = {VERSION}")
+    if connection.execute("PRAGMA user_version").fetchone()[0] < VERSION:
+        import sqlite_utils
+
+        from logclf_daemon.state_schema import migrations
+
+        migrations.apply(sqlite_utils.Database(connection))
+        connection.execute(f"PRAGMA user_version = {VERSION}")

@@ -27,11 +27,13 @@ _SEPARATORS = b"=[](){}\"',;<>|\t\n\r\x0b\x0c\x00"
 _SPLIT = bytes.maketrans(_SEPARATORS, b" " * len(_SEPARATORS))
 _HAS_DIGIT = bytes(0x30 if 0x30 <= byte <= 0x39 else (0x20 if byte == 0x20 else 0x61) for byte in range(256))
 
-# <PRI>, a syslog or ISO time, a host, `program[pid]:` — the host and the month say nothing of the event.
+# <PRI>, a syslog or ISO time, a host before `program[pid]:` — the host and the month say nothing of the event; a level
+# in the place of the host does.
+_LEVEL = rb"(?i:trace|debug|info|notice|warn|warning|error|err|crit|critical|fatal|severe|alert|emerg|panic)"
 _HEADER = re.compile(
     rb"(?:<\d{1,3}>)?(?:\d )?(?:(?:[A-Z][a-z]{2} )?[A-Z][a-z]{2} [ \d]\d (?:\d{4} )?\d\d:\d\d:\d\d(?:\.\d+)?(?: \d{4})?"
-    rb"|\d{4}-\d\d-\d\d[T ]\d\d:\d\d:\d\d[^ ]*) "
-    rb"(?:[^ :\[\]]+ (?=[^ :\[\]]{1,64}(?:\[\d+\])?:))?"
+    rb"|\d{4}-\d\d-\d\d[T ]\d\d:\d\d:\d\d[^\s]*)\s"
+    rb"(?:(?!" + _LEVEL + rb" )[^ :\[\]\t]+ (?=[^ :\[\]\t]{1,64}(?:\[\d+\])?:))?"
 )
 _DAY_OR_MONTH = frozenset(b"Mon Tue Wed Thu Fri Sat Sun Jan Feb Mar Apr May Jun Jul Aug Sep Oct Nov Dec".split())
 _LETTERS = bytes.maketrans(b"0123456789", b"abcdefghij")
@@ -78,9 +80,9 @@ class Kept:
 _FAILURES = r"(?:errors?|failures?|failed|warnings?|lost|dropped|dead|unreachable|timeouts?|vulnerabilities|violations)"
 _IS = r"[\"']?[ :=]{1,3}[\"']?"
 _INT = r"(-?[0-9]{1,9})"
+# In this order: `exit status 126` is spelled as an exit code before it could look like an HTTP status.
 KEPT: tuple[Kept, ...] = (
     Kept("request-status", r'HTTP/[0-9.]{1,3}"? ([1-5][0-9][0-9])(?:[^0-9]|$)', _status),
-    Kept("status", rf"(?:[Ss]tatus|STATUS)(?:[ _-]?[Cc]ode)?{_IS}([1-5][0-9][0-9])(?:[^0-9]|$)", _status),
     Kept(
         "exit",
         rf"(?:[Ee]xit(?:ed|ing)?|EXIT)(?: with)?(?:[ _-]?(?:[Cc]ode|[Ss]tatus))?[ :=(]{{1,3}}{_INT}",
@@ -88,6 +90,7 @@ KEPT: tuple[Kept, ...] = (
         1,
         8,
     ),
+    Kept("status", rf"(?:[Ss]tatus|STATUS)(?:[ _-]?[Cc]ode)?{_IS}([1-5][0-9][0-9])(?:[^0-9]|$)", _status),
     Kept("return", rf"(?:rc|retval|return code|error code|errorCode|exitCode){_IS}{_INT}", _zero, 1, 8),
     Kept("count-before", rf"(?:^|[^0-9A-Za-z.])([0-9]{{1,9}}) (?:[a-z]{{1,15}} )?{_FAILURES}", _zero, 44),
     Kept("count-after", rf"{_FAILURES}[\"']?[=:]{{1,2}} ?{_INT}", _zero, 1, 8),

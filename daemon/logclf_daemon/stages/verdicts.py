@@ -11,8 +11,6 @@ import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-import sqlite_utils
-
 from logclf_daemon.errors import StageError
 from logclf_daemon.events import StateTrouble, emit
 from logclf_daemon.record import Question, Verdict
@@ -114,17 +112,19 @@ def _open(path: Path) -> sqlite3.Connection:
         page_size = connection.execute("PRAGMA page_size").fetchone()[0]
         connection.execute(f"PRAGMA max_page_count={MAX_BYTES // page_size}")
         connection.execute(f"PRAGMA application_id={APPLICATION_ID}")
-        _migrate(sqlite_utils.Database(connection))
+        _migrate(connection)
     except BaseException:
         connection.close()
         raise
     return connection
 
 
-def _migrate(database: sqlite_utils.Database) -> None:
-    if "verdicts" in database.table_names():
+def _migrate(connection: sqlite3.Connection) -> None:
+    if connection.execute("SELECT 1 FROM sqlite_master WHERE name = 'verdicts'").fetchone():
         return
-    database["verdicts"].create(  # type: ignore[union-attr]
+    import sqlite_utils  # a third of a second, and only needed once
+
+    sqlite_utils.Database(connection)["verdicts"].create(  # type: ignore[union-attr]
         {
             "template": str,
             "source": str,

@@ -53,6 +53,7 @@ class BatchMaker:
             chunk,
             lines,
             input=self._name,
+            alone=True,
             repeated=repeated,
             size=cut.length,
         )
