@@ -255,3 +255,20 @@ def test_the_configuration_schema_is_json() -> None:
     schema = json.loads(run("config", "schema").stdout)
 
     assert "inputs" in schema["properties"]
+
+
+def test_the_model_shows_its_card_and_is_measured_on_labelled_lines(tmp_path: Path) -> None:
+    assert "Licence" in run("model", "show").stdout.decode() or "licence" in run("model", "show").stdout.decode()
+
+    page = tmp_path / "quality.html"
+    result = run("model", "evaluate", str(RESOURCES / "labelled.csv"), "--json", "--html", str(page))
+
+    measured = json.loads(result.stdout)
+    assert measured["accuracy"] > 0.8
+    assert measured["rows"] == len((RESOURCES / "labelled.csv").read_text().splitlines()) - 1
+    assert "<polyline" in page.read_text()
+    assert "http" not in page.read_text().replace("HTTP", "")
+
+    wrong = run("model", "evaluate", str(RESOURCES / "sample.csv"))
+    assert "no column target_label" in errors(wrong)
+    assert wrong.returncode == 65

@@ -19,12 +19,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from sklearn.linear_model import LogisticRegression
 
+from logclf_daemon import quality
 from logclf_daemon.errors import BadInput
 from logclf_daemon.record import Question
 from logclf_daemon.stages._model.encoders import OnnxEncoder
 from logclf_daemon.stages._model.head import Floats
 from logclf_daemon.stages.model import ModelOptions, ModelStage
-from logclf_training import calibrate, cli, convert, dataset, evaluate, fit, head, recipe
+from logclf_training import calibrate, cli, convert, dataset, fit, head, recipe
 from logclf_training.dataset import Example, folds
 from logclf_training.encoder import Exported, embed
 from logclf_training.export import Parts, write_folder
@@ -168,7 +169,7 @@ def test_measures_are_those_of_scikit_learn() -> None:
     truth = random.integers(0, 3, 200)
     predicted = probabilities.argmax(1)
 
-    found = evaluate.measure(("A", "B", "C"), probabilities, truth)
+    found = quality.measure(("A", "B", "C"), probabilities, truth)
 
     assert found.accuracy == pytest.approx(accuracy_score(truth, predicted), abs=1e-4)
     assert found.macro_f1 == pytest.approx(f1_score(truth, predicted, average="macro"), abs=1e-4)

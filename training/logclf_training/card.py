@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
+from logclf_daemon.quality import Quality, as_text, summary
 from logclf_training.encoder import MINILM
-from logclf_training.evaluate import Quality, as_text, summary
 
 _MINILM_LICENCE = (
     "The encoder starts from `sentence-transformers/all-MiniLM-L6-v2` (Apache-2.0; PyPI package "

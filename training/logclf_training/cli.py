@@ -159,8 +159,8 @@ def evaluate(model: Path, labelled: Path, as_json: bool, max_error_rate: float) 
 
     Example: logclf-train evaluate models/default labelled.csv
     """
+    from logclf_daemon.quality import as_text
     from logclf_training import dataset, fit
-    from logclf_training.evaluate import as_text
 
     stage = fit.stage_of(model, max_error_rate)
     quality = fit.quality_of(stage, dataset.read_labelled(labelled))

@@ -10,10 +10,10 @@ from typing import Any
 import numpy as np
 
 from logclf_daemon.errors import BadInput
+from logclf_daemon.quality import Quality, as_text, measure
 from logclf_daemon.stages._model.head import Head, softmax
 from logclf_training import calibrate
 from logclf_training.dataset import read_labelled
-from logclf_training.evaluate import Quality, as_text, measure
 from logclf_training.export import Parts
 from logclf_training.head import HeadSettings, from_coefficients
 from logclf_training.recipe import Data, Recipe, least, prepared_encoder

@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-import csv
 import hashlib
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from logclf_daemon.errors import BadInput
+from logclf_daemon import quality
 from logclf_daemon.template import canonical
 from logclf_training.corpus import Program
 from logclf_training.generate import lines
-
-MESSAGE, LABEL, SOURCE = "log_message", "target_label", "source"
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,31 +72,7 @@ def read_labelled(path: Path) -> list[Example]:
     Raises:
         BadInput: The file cannot be read, a column is missing, a row has no label.
     """
-    try:
-        with path.open(encoding="utf-8-sig", errors="surrogateescape", newline="") as file:
-            return _read_rows(path, csv.DictReader(file))
-    except OSError as error:
-        raise BadInput(f"{path}: cannot be read: {error.strerror}") from error
-    except csv.Error as error:
-        raise BadInput(f"{path}: not a CSV file: {error}") from error
-
-
-def _read_rows(path: Path, rows: csv.DictReader[str]) -> list[Example]:
-    missing = {MESSAGE, LABEL} - set(rows.fieldnames or ())
-    if missing:
-        raise BadInput(
-            f"{path}:1: no column {', '.join(sorted(missing))}; there is: {', '.join(rows.fieldnames or ())}"
-        )
-    examples = []
-    for number, row in enumerate(rows, 2):
-        message, label = row[MESSAGE] or "", (row[LABEL] or "").strip()
-        if not label:
-            raise BadInput(f"{path}: row {number} has no {LABEL}; label it or take the row out")
-        text = canonical(message.encode("utf-8", "surrogateescape"))
-        examples.append(Example(text, label, row.get(SOURCE) or "", f"row {number}"))
-    if not examples:
-        raise BadInput(f"{path}: no rows below the header")
-    return examples
+    return [Example(row.text, row.label, row.source, f"row {row.number}") for row in quality.read_labelled(path)]
 
 
 def folds(examples: Sequence[Example], count: int, seed: int) -> list[tuple[list[int], list[int]]]:

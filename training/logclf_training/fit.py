@@ -9,14 +9,15 @@ from pathlib import Path
 
 import numpy as np
 
+from logclf_daemon import quality
 from logclf_daemon.errors import BadInput, ConfigError
+from logclf_daemon.quality import LabelledRow, Quality, as_text, measure
 from logclf_daemon.stages._model import folder
 from logclf_daemon.stages._model.head import Floats
 from logclf_daemon.stages.model import ModelOptions, ModelStage
 from logclf_training import card
 from logclf_training.corpus import load
 from logclf_training.dataset import Contradiction, Example, from_corpus, without_contradictions
-from logclf_training.evaluate import Quality, as_text, measure
 from logclf_training.export import Parts, assembled
 from logclf_training.recipe import CARD_RATE, Data, Recipe, Say, Trained, least, provenance, train
 
@@ -170,10 +171,8 @@ def _compared(rows: Sequence[Example], shipped: ModelStage | None, say: Say) -> 
 
 
 def quality_of(stage: ModelStage, rows: Sequence[Example]) -> Quality:
-    """The quality of a model folder on labelled rows; labels it does not know count as wrong."""
-    number = {label: position for position, label in enumerate(stage.labels)}
-    truth = np.array([number.get(row.label, -1) for row in rows], np.intp)
-    return measure(stage.labels, answers(stage, rows), truth, stage.least_confidence)
+    """The quality of a model folder on labelled rows."""
+    return quality.quality_of(stage, [LabelledRow(0, row.text, row.label, row.group) for row in rows])
 
 
 def answers(stage: ModelStage, rows: Sequence[Example]) -> Floats:

@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from logclf_daemon.errors import BadInput
+from logclf_daemon.quality import Quality, measure
 from logclf_daemon.stages._model import folder
 from logclf_daemon.stages._model.encoders import Encoder, OnnxEncoder, SentenceTransformersEncoder
 from logclf_daemon.stages._model.folder import Runtime
@@ -34,7 +35,6 @@ from logclf_training.encoder import (
     load,
     original_embeddings,
 )
-from logclf_training.evaluate import Quality, measure
 from logclf_training.finetune import Lessons, TuningSettings, tune
 from logclf_training.head import Features, HeadSettings
 

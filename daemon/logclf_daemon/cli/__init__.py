@@ -17,6 +17,7 @@ COMMANDS = {
     "csv": ("logclf_daemon.cli.csv", "csv_command", "Add a label to each row of a CSV."),
     "explain": ("logclf_daemon.cli.explain", "explain", "Show what each stage says of one line."),
     "rules": ("logclf_daemon.cli.rules", "rules", "Check and try rule files."),
+    "model": ("logclf_daemon.cli.model", "model", "Show and measure the local model."),
     "config": ("logclf_daemon.cli.config", "config", "Check a configuration file."),
     "ctl": ("logclf_daemon.cli.ctl", "ctl", "Talk to a running daemon."),
     "doctor": ("logclf_daemon.cli.doctor", "doctor", "Check this host and say what to do."),

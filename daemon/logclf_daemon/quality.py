@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import csv
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
-from logclf_daemon.stages._model.head import Floats
+from logclf_daemon.errors import BadInput
+from logclf_daemon.stages.model import ModelStage
+from logclf_daemon.template import canonical
 
+MESSAGE, LABEL, SOURCE = "log_message", "target_label", "source"
+
+Floats = NDArray[np.float32]
 BINS = 15
 COVERAGES = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0)
 
@@ -132,3 +139,53 @@ def summary(quality: Quality) -> str:
             f"share answered: share wrong  {curve}",
         ]
     )
+
+
+@dataclass(frozen=True, slots=True)
+class LabelledRow:
+    """A line as the model sees it, with the label a person gave it; `number` is its row in the file, from 2."""
+
+    number: int
+    text: str
+    label: str
+    source: str
+
+
+def read_labelled(path: Path) -> list[LabelledRow]:
+    """The rows of a CSV with `log_message` and `target_label`, perhaps `source`.
+
+    Raises:
+        BadInput: The file cannot be read, a column is missing, a row has no label.
+    """
+    try:
+        with path.open(encoding="utf-8-sig", errors="surrogateescape", newline="") as file:
+            rows = list(_labelled(path, csv.DictReader(file)))
+    except OSError as error:
+        raise BadInput(f"{path}: cannot be read: {error.strerror}") from error
+    except csv.Error as error:
+        raise BadInput(f"{path}: not a CSV file: {error}") from error
+    if not rows:
+        raise BadInput(f"{path}: no rows below the header")
+    return rows
+
+
+def _labelled(path: Path, rows: csv.DictReader[str]) -> Iterator[LabelledRow]:
+    missing = {MESSAGE, LABEL} - set(rows.fieldnames or ())
+    if missing:
+        raise BadInput(
+            f"{path}:1: no column {', '.join(sorted(missing))}; there is: {', '.join(rows.fieldnames or ())}"
+        )
+    for number, row in enumerate(rows, 2):
+        label = (row[LABEL] or "").strip()
+        if not label:
+            raise BadInput(f"{path}: row {number} has no {LABEL}; label it or take the row out")
+        message = (row[MESSAGE] or "").encode("utf-8", "surrogateescape")
+        yield LabelledRow(number, canonical(message), label, row.get(SOURCE) or "")
+
+
+def quality_of(stage: ModelStage, rows: Sequence[LabelledRow]) -> Quality:
+    """How good a model is on labelled rows, each asked alone; labels it does not know count as wrong."""
+    number = {label: position for position, label in enumerate(stage.labels)}
+    truth = np.array([number.get(row.label, -1) for row in rows], np.intp)
+    answers = np.array([list(stage.probabilities(row.text).values()) for row in rows], np.float32)
+    return measure(stage.labels, answers, truth, stage.least_confidence)
