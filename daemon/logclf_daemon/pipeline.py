@@ -358,9 +358,12 @@ class Pipeline:
             except RecordRejected as error:
                 return error
             except (OutputUnavailable, TimeoutError) as error:
+                trouble = OutputAway(output=slot.output.name, error=str(error) or "too slow")
                 if slot.away_since is None:
                     slot.away_since = self._clock()
-                emit(OutputAway(output=slot.output.name, error=str(error) or "too slow"))
+                    emit(trouble)
+                else:
+                    trouble.count_it()  # one line when it goes away, one when it is back
                 if not slot.required:
                     return RecordRejected(str(error), "output_unavailable")
 

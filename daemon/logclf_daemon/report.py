@@ -51,16 +51,16 @@ def _curve(points: Sequence[tuple[float, float]]) -> str:
     top = max((risk for _, risk in points), default=0.0) or 0.01
 
     def at(share: float, risk: float) -> str:
-        return f"{left + share * (width - left - 10):.1f},{10 + (1 - risk / top) * (height - foot - 10):.1f}"
+        return f"{left + share * (width - left - 30):.1f},{10 + (1 - risk / top) * (height - foot - 10):.1f}"
 
     line = " ".join(at(share, risk) for share, risk in points)
     marks = "".join(
-        f"<text x={left + share * (width - left - 10):.0f} y={height - foot + 18} text-anchor=middle>{share:.0%}</text>"
+        f"<text x={left + share * (width - left - 30):.0f} y={height - foot + 18} text-anchor=middle>{share:.0%}</text>"
         for share, _ in points[1::2]
     )
     return (
         f"<svg viewBox='0 0 {width} {height}' width={width} role=img aria-label='risk and coverage'>"
-        f"<path class=axis d='M{left},10 V{height - foot} H{width - 10}' fill=none />"
+        f"<path class=axis d='M{left},10 V{height - foot} H{width - 30}' fill=none />"
         f"<polyline class=curve points='{line}' />{marks}"
         f"<text x={left - 8} y=16 text-anchor=end>{top:.1%}</text>"
         f"<text x={left - 8} y={height - foot} text-anchor=end>0%</text>"

@@ -50,6 +50,7 @@ class Service:
         """
         directory, state = open_state(self.config)
         self._directory = directory
+        self._seen = self._signature()  # before they are read: a save from now on is noticed
         self._parts = build_parts(self.config, directory)
         self._cascade = cascade_of(self._parts)
         self._state = state
@@ -189,12 +190,11 @@ class Service:
 
     async def _watch_files(self) -> None:
         """Reload when a rule or model file changed. Looked at, not watched: events get lost, a look does not."""
-        seen = await asyncio.to_thread(self._signature)
         while True:
             await asyncio.sleep(WATCH_SECS)
             now = await asyncio.to_thread(self._signature)
-            if now != seen:
-                seen = now
+            if now != self._seen:
+                self._seen = now
                 await self.reload()
 
     def _signature(self) -> Signature:

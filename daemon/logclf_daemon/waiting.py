@@ -92,6 +92,8 @@ class WaitingRoom:
 
     def _answer(self, question: Question) -> Verdict:
         """In a worker thread. Never raises: a stage cannot lose a record."""
+        if (reason := self.stage.unavailable()) is not None:
+            return abstention(reason)  # it failed while this question was queued
         try:
             (verdict,) = self.stage.classify([question])
         except StageError as error:
@@ -109,6 +111,8 @@ class WaitingRoom:
         self._flights.pop(flight, None)
         if done.cancelled() or done.exception() is not None or not done.result().abstained:
             return
+        if done.result().reason in ("llm_unavailable", "llm_busy"):
+            return  # not the template's fault: the stage itself says when to ask again
         if len(self._failed) >= MAX_REMEMBERED_FAILURES:
             self._failed.clear()
         self._failed[flight] = (self._clock() + RETRY_SECS, done.result().reason or "stage_failed")

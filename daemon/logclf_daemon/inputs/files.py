@@ -18,6 +18,7 @@ from typing import Annotated, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
+from logclf_daemon.descriptors import fair_share
 from logclf_daemon.errors import ConfigError
 from logclf_daemon.inputs._tail.framing import Frames
 from logclf_daemon.inputs._tail.lines import normal_name
@@ -85,7 +86,11 @@ class FilesInputOptions(BaseModel):
     rotate_wait_secs: Seconds = Field(
         default=5.0, description="A rotated or deleted file is closed after so long without a change, all delivered."
     )
-    max_open_files: int = Field(default=512, ge=1, description="Files open at a time; there may be many more.")
+    max_open_files: int = Field(
+        default=512,
+        ge=1,
+        description="Files open at a time, at most half of what the process may open; there may be many more files.",
+    )
     read_bytes: int = Field(
         default=128 << 10, ge=4096, description="Bytes read of one file before the next has a turn."
     )
@@ -243,7 +248,7 @@ def _settings(options: FilesInputOptions, name: str, state: StateDb, *, once: bo
         discover_secs=options.discover_secs,
         idle_flush_secs=options.idle_flush_secs,
         rotate_wait_secs=options.rotate_wait_secs,
-        max_open_files=options.max_open_files,
+        max_open_files=fair_share(options.max_open_files),
         batch_lines=options.batch_lines,
         once=once,
     )

@@ -18,6 +18,7 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, field_validator
 
+from logclf_daemon.descriptors import fair_share
 from logclf_daemon.errors import ConfigError
 from logclf_daemon.handshake import RandomBytes, ServerLogin, default_hostname
 from logclf_daemon.inputs._forward.connection import Connection
@@ -74,7 +75,11 @@ class ForwardInputOptions(BaseModel):
         default=16 << 20,
         description="Most that is received and not yet handed on, all connections together; then reading pauses.",
     )
-    max_connections: int = Field(default=1024, ge=1, description="More senders than these are turned away.")
+    max_connections: int = Field(
+        default=1024,
+        ge=1,
+        description="More senders than these are turned away; at most half of what the process may open.",
+    )
     handshake_timeout_secs: Seconds = Field(default=10.0, description="Time for TLS and for the shared key handshake.")
     frame_timeout_secs: Seconds = Field(
         default=30.0, description="Time for a message once begun, plus one second for each 64 KiB of it."
@@ -115,6 +120,7 @@ class ForwardInput:
         self._listener = sock
         self._activated = sock is not None
         self._sweep_secs = sweep_secs
+        self._most = fair_share(options.max_connections)
         self._tls = _server_context(options.tls, name) if options.tls else None
         self._server = Server(
             name,
@@ -232,9 +238,9 @@ class ForwardInput:
                 with contextlib.suppress(asyncio.TimeoutError):
                     await asyncio.wait_for(self._server.freed.wait(), ACCEPT_PAUSE_SECS)
                 continue
-            if len(self._server.peers) + len(self._admitting) >= self._options.max_connections:
+            if len(self._server.peers) + len(self._admitting) >= self._most:
                 sock.close()
-                limit = f"max_connections is {self._options.max_connections}"
+                limit = f"there are {self._most}"
                 self._server.trouble("too_many_connections", self._options.listen, limit)
                 continue
             task = loop.create_task(self._admit(sock))

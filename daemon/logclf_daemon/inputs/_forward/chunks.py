@@ -18,6 +18,7 @@ from logclf_daemon.inputs._forward.framing import PART_RECORDS, UNPACK_ERRORS, F
 from logclf_daemon.record import AnyRecord
 
 MAX_CHUNK_ID_BYTES = 1024
+_PIECE_BYTES = 1 << 20  # inflated at a time
 _OPTIONS = msgspec.msgpack.Decoder(dict[str, Raw])
 _GZIP_MAGIC, _ZSTD_MAGIC = b"\x1f\x8b", b"\x28\xb5\x2f\xfd"
 _NIL = b"\xc0"
@@ -158,14 +159,16 @@ def inflate(payload: bytes, compressed: bytes, limit: int) -> bytes:
 def _gunzip(payload: bytes, limit: int) -> bytes:
     """All members. Each gets a growing window: `unused_data` is a copy, and there may be thousands of members."""
     view, inflated, at, window = memoryview(payload), bytearray(), 0, 512
-    member = zlib.decompressobj(wbits=31)
+    member, more = zlib.decompressobj(wbits=31), False
     try:
-        while at < len(view):
-            inflated += member.decompress(view[at : at + window], limit - len(inflated) + 1)
+        while at < len(view) or more:
+            piece = member.decompress(view[at : at + window], _PIECE_BYTES)
+            inflated += piece
             if len(inflated) > limit:
                 raise Malformed("inflated_too_large", f"more than max_inflated_bytes ({limit})")
-            at += min(window, len(view) - at) - len(member.unused_data)
-            window = min(window * 2, 1 << 20)
+            more = len(piece) == _PIECE_BYTES  # there may be some that needs no more input
+            at += min(window, len(view) - at) - len(member.unused_data) - len(member.unconsumed_tail)
+            window = min(window * 2, _PIECE_BYTES)
             if member.eof and at < len(view):
                 member, window = zlib.decompressobj(wbits=31), 512
     except zlib.error as error:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import zlib
 from collections import OrderedDict
@@ -145,7 +146,7 @@ class OpenFiles:
         """
         while len(self._open) >= self._limit and self._close_oldest():
             pass
-        fd = self._filesystem.open(path)
+        fd = self._opened(path)
         try:
             found = Identity.of(self._filesystem.fstat(fd))
             if found != identity:
@@ -156,6 +157,14 @@ class OpenFiles:
         reader: Reader = InflatedReader(self._filesystem, fd) if inflate else PlainReader(self._filesystem, fd)
         self._open[identity] = reader
         return reader
+
+    def _opened(self, path: bytes) -> int:
+        while True:
+            try:
+                return self._filesystem.open(path)
+            except OSError as error:
+                if error.errno not in (errno.EMFILE, errno.ENFILE) or not self._close_oldest():
+                    raise
 
     def keep(self, identity: Identity, kept: bool) -> None:
         """Whether the descriptor is the only way to the bytes (the file has lost its name)."""
