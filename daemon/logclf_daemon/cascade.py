@@ -267,23 +267,24 @@ class Cascade:
     async def classify(self, source: str, lines: Sequence[bytes | None]) -> Classified:
         """An answer for each line. Lines only the LLM can answer come `late`."""
         generation = self.generation
+        deadline = asyncio.get_running_loop().time() + self._local_wait_secs
         if len(lines) <= SLICE:
-            return await self._classify(generation, source, lines, 0)
+            return await self._classify(generation, source, lines, 0, deadline)
         whole = Classified([])
         for start in range(0, len(lines), SLICE):
-            part = await self._classify(generation, source, lines[start : start + SLICE], start)
+            part = await self._classify(generation, source, lines[start : start + SLICE], start, deadline)
             whole.answers += part.answers
             whole.late += part.late
             await asyncio.sleep(0)  # other connections and timers have their turn between slices
         return whole
 
     async def _classify(
-        self, generation: Generation, source: str, lines: Sequence[bytes | None], start: int
+        self, generation: Generation, source: str, lines: Sequence[bytes | None], start: int, deadline: float
     ) -> Classified:
         answers, opened = generation.recall(source, lines)
         result = Classified(answers)
         if opened:
-            await self._ask_local(generation, opened)
+            await self._ask_local(generation, opened, deadline)
             for known, positions in opened:
                 answer = known[NO_RULE] or self._open_answer(known, [start + at for at in positions], result)
                 for at in positions:
@@ -291,7 +292,9 @@ class Cascade:
         _count(answers)
         return result
 
-    async def _ask_local(self, generation: Generation, opened: Sequence[tuple[Known, list[int]]]) -> None:
+    async def _ask_local(
+        self, generation: Generation, opened: Sequence[tuple[Known, list[int]]], deadline: float
+    ) -> None:
         """Ask the local stages about templates never seen, for as long as a batch may wait; the rest stays open.
 
         A flood of new templates costs that wait and no more: what is still open then leaves as `model_busy` and is
@@ -299,7 +302,6 @@ class Cascade:
         """
         fresh = [known for known, _ in opened if known.local is None]
         loop = asyncio.get_running_loop()
-        deadline = loop.time() + self._local_wait_secs
         for start in range(0, len(fresh), ASKED_TOGETHER):
             if loop.time() > deadline:
                 break

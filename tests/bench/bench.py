@@ -17,6 +17,7 @@ PARTS = {
     "pieces": hotpath.pieces,
     "hostile": hotpath.hostile,
     "baselines": hotpath.baselines,
+    "model": hotpath.model,
     "loopback": whole.loopback,
     "latency": whole.latency,
     "files": whole.files,

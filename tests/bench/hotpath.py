@@ -13,9 +13,10 @@ from logclf_daemon.codec import decode_entries, encode_entries, message_lines
 from logclf_daemon.record import Batch, Question, Verdict
 from logclf_daemon.resources import cache_directory, folder
 from logclf_daemon.stages._rules.files import Rule, read_rules
+from logclf_daemon.stages.model import ModelOptions, ModelStage
 from logclf_daemon.stages.rules import RuleSet
 from logclf_daemon.taxonomy import Taxonomy
-from logclf_daemon.template import fold, key, spell_kept
+from logclf_daemon.template import canonical, fold, key, spell_kept
 from measure import cpu_secs, table
 from traffic import entries, lines
 
@@ -135,3 +136,26 @@ def baselines() -> None:
     table(
         "baseline", [("a loop over 50 compiled `re` patterns, no codec", f"{len(rows) / secs / 1000:6.1f} k lines/s")]
     )
+
+
+def model() -> None:
+    """The model on templates never seen, and a flood of them through the cascade."""
+    stage = ModelStage(ModelOptions())
+    texts = sorted({canonical(line) for line in lines(20_000)})
+    usual = [text for text in texts if 12 <= len(text.split()) <= 18][:300]  # 20 to 30 word pieces
+    questions = [Question(str(at), text, "app", b"") for at, text in enumerate(usual)]
+    secs = cpu_secs(lambda: stage.classify(questions), rounds=3)
+    rows = [("templates of 20-30 word pieces, one at a time", f"{len(questions) / secs:6.0f} a second, one core")]
+    flood = [f"{text} {'x' * at}".encode() for at, text in enumerate((usual * 7)[:2000])]
+    for wait in (0.5, 5.0):
+        rules = RuleSet(shipped_rules(50), cache_directory())
+        tested = Cascade(Generation(1, rules, [stage], Taxonomy()), local_wait_secs=wait)
+        started = time.perf_counter()
+        answers = asyncio.run(tested.classify("x", flood)).answers
+        took = time.perf_counter() - started
+        busy = sum(answer is not None and answer.verdict.reason == "model_busy" for answer in answers)
+        rows.append(
+            (f"2000 new templates at once, model.wait_secs {wait}", f"{took:5.2f} s, {busy} of them model_busy")
+        )
+        tested.close()
+    table("the model", rows)
