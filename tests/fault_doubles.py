@@ -38,7 +38,7 @@ def configuration(folder: Path, output: dict[str, Any], **more: Any) -> dict[str
         "model": {"enabled": False},
         "llm": {"enabled": False},
         "state": {"directory": str(folder / "state")},
-        "delivery": {"drain_secs": 1.0},
+        "delivery": {"drain_secs": 0.5},
         **more,
     }
 
@@ -81,7 +81,7 @@ async def daemon(config: dict[str, Any]) -> AsyncIterator[Pipeline]:
 async def until(condition: Callable[[], object], secs: float = DEADLINE_SECS) -> None:
     """Poll until the condition holds; fails at the deadline."""
     async with asyncio.timeout(secs):
-        while not condition():
+        while not condition():  # noqa: ASYNC110  # the condition may be anything
             await asyncio.sleep(0.01)
 
 
@@ -150,6 +150,10 @@ class Upstream:
                 time.sleep(0.05)  # as any sender, it does not hammer
             self.close()
         return False
+
+    @property
+    def connected(self) -> bool:
+        return self._sock is not None
 
     def _attempt(self, frame: bytes, chunk: str) -> bool:
         if self._sock is None:
@@ -241,7 +245,7 @@ def open_connections(port: int, count: int) -> Iterator[list[socket.socket]]:
     peers: list[socket.socket] = []
     try:
         for _ in range(count):
-            peers.append(socket.create_connection(("127.0.0.1", port), timeout=DEADLINE_SECS))
+            peers.append(socket.create_connection(("127.0.0.1", port), timeout=DEADLINE_SECS))  # noqa: PERF401
         yield peers
     finally:
         for peer in peers:

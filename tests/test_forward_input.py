@@ -41,6 +41,7 @@ from forward_doubles import (
 )
 from logclf_daemon.errors import ConfigError, ServiceUnavailable
 from logclf_daemon.handshake import ClientLogin
+from logclf_daemon.inputs._forward.chunks import inflate
 from logclf_daemon.inputs.forward import ForwardInput, ForwardInputOptions
 from logclf_daemon.metrics import value
 from logclf_daemon.record import Batch, Outcome, SealedRecord
@@ -169,6 +170,15 @@ def test_s4_every_compression_is_opened(how: str) -> None:
             assert logs(server.pipeline.batches) == [b"line %d" % number for number in range(1000)]
 
     run(scenario())
+
+
+@pytest.mark.parametrize("size", [(1 << 20) - 1, 1 << 20, (1 << 20) + 1, 3 << 20])
+@pytest.mark.parametrize("members", [1, 2])
+def test_s4_the_content_is_the_same_wherever_its_pieces_end(size: int, members: int) -> None:
+    content = bytes(size // 2) + os.urandom(1000) + bytes(size - size // 2 - 1000)
+    cut = size if members == 1 else size - 1
+
+    assert inflate(gzip.compress(content[:cut]) + gzip.compress(content[cut:]), b"gzip", 4 << 20) == content
 
 
 def test_s4_a_large_compressed_chunk_is_opened_too() -> None:

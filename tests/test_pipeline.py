@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import pytest
 
 from doubles import ChaosOutput, ChaosStage, FixedStage, SlowStage, cascade, rule, until
-from logclf_daemon.errors import ServiceUnavailable
+from logclf_daemon.errors import OutputUnavailable, ServiceUnavailable
 from logclf_daemon.inputs.memory import MemoryInput
 from logclf_daemon.metrics import value
 from logclf_daemon.outputs.memory import MemoryOutput
@@ -132,6 +132,56 @@ def test_a_batch_larger_than_the_room_goes_alone() -> None:
     run(pipeline([source], [output], max_in_flight=50))
 
     assert len(output.lines) == len(LINES)
+
+
+def test_a_large_record_takes_the_room_of_many() -> None:
+    output = Stuck()
+
+    async def scenario() -> None:
+        tested = pipeline([], [output], max_in_flight=50)
+        batch = MemoryInput(LINES)._batch(0, [b"known"])
+        batch.size = 49 << 10
+        await tested.emit(batch)
+        assert tested.room.taken == 49
+        waiting = asyncio.create_task(tested.emit(MemoryInput(LINES)._batch(1, [b"known"] * 2)))
+        await asyncio.sleep(0)
+        assert not waiting.done()
+        waiting.cancel()
+        tested.stop()
+        for task in list(tested._under_way):
+            task.cancel()
+        await asyncio.gather(waiting, *tested._under_way, return_exceptions=True)
+        assert tested.room.taken == 0
+
+    asyncio.run(scenario())
+
+
+def test_while_an_output_is_away_one_batch_at_a_time_is_tried_and_each_in_its_turn() -> None:
+    class Away(MemoryOutput):
+        def __init__(self) -> None:
+            super().__init__()
+            self.tried: list[str | None] = []
+            self.back = False
+
+        async def write(self, batch: Batch) -> None:
+            self.tried.append(batch.chunk)
+            await asyncio.sleep(0)
+            if not self.back:
+                raise OutputUnavailable("away")
+            await super().write(batch)
+
+    source, output = MemoryInput(LINES[:100], batch_size=10), Away()
+    tested = pipeline([source], [output])
+
+    async def scenario() -> None:
+        running = asyncio.create_task(tested.run())
+        await until(lambda: len(output.tried) >= 40)
+        output.back = True
+        await running
+
+    asyncio.run(scenario())
+    assert len(set(output.tried[10:20])) == len(set(output.tried[20:30])) == 10
+    assert len(output.lines) == 100
 
 
 def test_stop_delivers_what_is_under_way_and_reads_no_further() -> None:

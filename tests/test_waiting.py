@@ -60,6 +60,25 @@ def test_questions_are_bounded() -> None:
     asyncio.run(scenario())
 
 
+def test_what_is_queued_when_the_llm_fails_is_not_asked_any_more_and_may_be_asked_again() -> None:
+    stage = SlowStage()
+
+    async def scenario() -> None:
+        room = WaitingRoom(stage)
+        answers = [room.ask(question(text), 1) for text in "abc"]
+        stage.reason = "llm_unavailable"
+        stage.go_on.set()
+        verdicts = await asyncio.gather(*(answer for answer in answers if not isinstance(answer, Verdict)))
+        stage.reason = None
+
+        assert [verdict.reason for verdict in verdicts[1:]] == ["llm_unavailable"] * 2
+        assert len(stage.asked) <= 1
+        assert not isinstance(room.ask(question("b"), 1), Verdict)
+        room.close()
+
+    asyncio.run(scenario())
+
+
 def test_a_template_the_llm_cannot_label_is_not_asked_again_at_once() -> None:
     stage, now = SlowStage(), [0.0]
     stage.go_on.set()

@@ -191,6 +191,8 @@ class FilesInput:
     def _step(self, watcher: Watcher | None) -> Step:
         if watcher is None:
             return self._tailer.step()
+        if self._watched < 0:  # before the first look: what comes right after it is noticed
+            watcher.watch(self._tailer.catalog.folders)
         step = self._tailer.step(watcher.take())
         if self._tailer.discoveries != self._watched:
             self._watched = self._tailer.discoveries

@@ -139,6 +139,7 @@ class ForwardInput:
         )
         self._stopped = asyncio.Event()
         self._admitting: set[asyncio.Task[None]] = set()
+        self._fresh: set[socket.socket] = set()  # accepted, and nobody's yet
 
     @property
     def address(self) -> tuple[str, int]:
@@ -183,6 +184,8 @@ class ForwardInput:
                 task.cancel()
             await asyncio.gather(*tasks, stopped, *self._admitting, return_exceptions=True)
             self._close_listener()
+            for sock in self._fresh:
+                sock.close()
         for task in done:
             task.result()  # a bug in accepting must not look like an orderly end
         # What was read whole and has no chunk id would be lost with us: it is still emitted.
@@ -243,12 +246,14 @@ class ForwardInput:
                 limit = f"there are {self._most}"
                 self._server.trouble("too_many_connections", self._options.listen, limit)
                 continue
+            self._fresh.add(sock)
             task = loop.create_task(self._admit(sock))
             self._admitting.add(task)
             task.add_done_callback(self._admitting.discard)
 
     async def _admit(self, sock: socket.socket) -> None:
         """Start a connection, after its TLS handshake if there is one to make."""
+        self._fresh.discard(sock)
         timeout = self._options.handshake_timeout_secs if self._tls else None
         try:
             await asyncio.get_running_loop().connect_accepted_socket(
