@@ -13,7 +13,7 @@ from logclf_daemon.inputs.memory import MemoryInput
 from logclf_daemon.metrics import value
 from logclf_daemon.outputs.memory import MemoryOutput
 from logclf_daemon.pipeline import OutputSlot, Pipeline, Room, part_id
-from logclf_daemon.protocols import Input, Output
+from logclf_daemon.protocols import Emit, Input, Output
 from logclf_daemon.record import Batch, Outcome
 from logclf_daemon.waiting import WaitingRoom
 
@@ -124,6 +124,37 @@ def test_records_in_flight_are_bounded() -> None:
     asyncio.run(scenario())
     assert set(source.outcomes) == {Outcome.RETURNED}
     assert source.watermark.position == 0
+
+
+@pytest.mark.parametrize("turns", range(8))
+def test_a_batch_that_comes_with_the_drain_deadline_is_returned_once(turns: int) -> None:
+    class LastMoment(MemoryInput):
+        def __init__(self) -> None:
+            super().__init__(LINES[:10])
+            self.told = asyncio.Event()
+
+        async def run(self, emit: Emit) -> None:
+            await self.told.wait()
+            for _ in range(turns):
+                await asyncio.sleep(0)
+            await super().run(emit)
+
+    async def scenario() -> LastMoment:
+        source = LastMoment()
+        tested = pipeline([source], [Stuck()], drain_secs=0.0)
+        running = asyncio.create_task(tested.run())
+        await asyncio.sleep(0)
+        tested.stop()
+        source.told.set()
+        source._stopped = False
+        await running
+        assert tested.room.taken == 0
+        assert tested.totals.returned == 10 * len(source.outcomes)
+        return source
+
+    source = asyncio.run(scenario())
+    assert value("logclf_records_in_flight", input="memory") == 0
+    assert set(source.outcomes) <= {Outcome.RETURNED}
 
 
 def test_a_batch_larger_than_the_room_goes_alone() -> None:

@@ -183,6 +183,7 @@ class Pipeline:
                 break
             await asyncio.wait(pending, timeout=min(left, 0.5))
         self._over = True
+        await asyncio.sleep(0)  # a task that was cancelled before its first step could not settle its batch
         for task in (*readers, *self._under_way):
             task.cancel()
         await asyncio.gather(*readers, *self._under_way, return_exceptions=True)
