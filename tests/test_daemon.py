@@ -16,6 +16,7 @@ from daemon_process import Daemon, rules_file
 from forward_sink import ForwardSink
 from ollama_double import OllamaDouble, captured, chat
 
+pytestmark = pytest.mark.timeout(120)  # for a busy machine; none takes ten seconds on a quiet one
 RESOURCES = Path(__file__).parents[1] / "resources"
 QUIET = ("--no-llm",)
 

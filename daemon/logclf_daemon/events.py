@@ -32,6 +32,7 @@ class Event:
     labels: ClassVar[tuple[str, ...]] = ()  # fields that label the counter and the repetition limit
     amount: ClassVar[str | None] = None  # field that is added to the counter; one if None
     asked_for: ClassVar[bool] = False  # the answer to what a person did: never held back
+    traceback: ClassVar[bool] = False  # logged with that of the exception being handled
 
     def count_it(self) -> None:
         """Add this event to its counter, if it has one."""
@@ -92,7 +93,8 @@ def emit(event: Event) -> None:
     key = (type(event), *(getattr(event, name) for name in event.labels))
     held = _limiter.held_back(key) if event.level != logging.INFO and not event.asked_for else 0
     if held is not None:
-        LOGGER.log(event.level, "%s%s", event.text(), f" (and {held} more like this)" if held else "")
+        more = f" (and {held} more like this)" if held else ""
+        LOGGER.log(event.level, "%s%s", event.text(), more, exc_info=event.traceback)
 
 
 # --- the ledger -----------------------------------------------------------------------------------------------------
@@ -282,6 +284,7 @@ class InputNote(Event):
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ChunkRepeated(Event):
     message = "a sender repeated a chunk; it is acknowledged and not delivered again"
+    level = logging.WARNING  # odd, and a sender decides how often it comes: at most one line in ten seconds
     total = counter("chunks_repeated", "Chunks sent again by their sender and not delivered again", "input")
     labels = ("input",)
 
@@ -337,8 +340,9 @@ class StateTrouble(Event):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Bug(Event):
-    message = "a bug of ours; please report it with the traceback above"
+    message = "a bug of ours; please report it with the traceback below"
     level = logging.ERROR
+    traceback = True
     total = counter("bugs", "Unexpected exceptions", "where")
     labels = ("where",)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import errno
 import os
 import re
@@ -156,10 +157,8 @@ def rfc3339(raw: msgspec.Raw) -> str | None:
 
 
 def _seconds(raw: msgspec.Raw) -> float:
-    try:
+    with contextlib.suppress(msgspec.DecodeError):  # a time without metadata
         raw, *_ = msgspec.msgpack.decode(raw, type=list[msgspec.Raw])
-    except msgspec.DecodeError:
-        pass  # a time without metadata
     time = msgspec.msgpack.decode(raw)
     if isinstance(time, msgspec.msgpack.Ext) and time.code == 0:
         data = bytes(time.data)
