@@ -13,7 +13,7 @@ import asyncio
 import re
 import time
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import lru_cache
@@ -55,10 +55,11 @@ class Rules(Protocol):
 class Answer:
     """A verdict with its template, encoded once for all records that get it."""
 
-    __slots__ = ("fields", "generation", "raw", "series", "template", "verdict")
+    __slots__ = ("fields", "generation", "raw", "series", "source", "template", "verdict")
 
-    def __init__(self, verdict: Verdict, template: str, generation: int) -> None:
+    def __init__(self, verdict: Verdict, template: str, generation: int, source: str = "") -> None:
         self.verdict = verdict
+        self.source = source
         self.series = series_of(verdict)
         self.template = template
         self.generation = generation
@@ -75,14 +76,15 @@ class Answer:
 class Known(dict[int, Answer]):
     """A template seen in this generation: its answer by rule number, `NO_RULE` for what the later stages said."""
 
-    __slots__ = ("generation", "local", "question", "verdict_of")
+    __slots__ = ("generation", "local", "question", "renewal", "verdict_of")
 
     def __init__(self, question: Question, generation: int, verdict_of: Callable[[int], Verdict]) -> None:
         super().__init__()
         self.question = question
         self.generation = generation
         self.verdict_of = verdict_of
-        self.local: Verdict | None = None  # the abstention of the local stages, when they were asked
+        self.local: Verdict | None = None  # what the local stages said, when they were asked
+        self.renewal: asyncio.Future[Verdict] | None = None  # the question that will replace a provisional verdict
 
     def __missing__(self, rule: int) -> Answer | None:
         if rule == NO_RULE:
@@ -91,7 +93,7 @@ class Known(dict[int, Answer]):
         return answer
 
     def answer(self, verdict: Verdict) -> Answer:
-        return Answer(verdict, self.question.template, self.generation)
+        return Answer(verdict, self.question.template, self.generation, self.question.source)
 
 
 @dataclass(slots=True)
@@ -247,6 +249,7 @@ class Cascade:
     ) -> None:
         self.generation = generation
         self.waiting = waiting
+        self._seen: Counter[tuple[str, str]] = Counter()
         self._message_keys = tuple(message_keys)
         self._field = field_name
         self._flatten = flatten
@@ -289,7 +292,7 @@ class Cascade:
                 answer = known[NO_RULE] or self._open_answer(known, [start + at for at in positions], result)
                 for at in positions:
                     answers[at] = answer
-        _count(answers)
+        self._count(answers)
         return result
 
     async def _ask_local(
@@ -310,7 +313,10 @@ class Cascade:
             verdicts = await loop.run_in_executor(self._executor, generation.ask, questions)
             for known, verdict in zip(asked, verdicts, strict=True):
                 known.local = verdict
-                if not verdict.abstained or self.waiting is None:
+                open_still = verdict.abstained or (
+                    verdict.provisional and self.waiting is not None and self.waiting.renews
+                )
+                if self.waiting is None or not open_still:
                     known[NO_RULE] = known.answer(verdict)
 
     def _open_answer(self, known: Known, positions: list[int], result: Classified) -> Answer | None:
@@ -318,6 +324,9 @@ class Cascade:
         if known.local is None:
             return known.answer(abstention("model_busy"))
         if self.waiting is None:  # switched off while the model was asked
+            return known.answer(known.local)
+        if not known.local.abstained:
+            self._renew(known)
             return known.answer(known.local)
         return self._ask_llm(known, positions, result)
 
@@ -331,6 +340,14 @@ class Cascade:
         result.late.append(Late(known, positions, asked))
         return None
 
+    def _renew(self, known: Known) -> None:
+        """Ask again what a provisional verdict answers; no record waits for that."""
+        assert self.waiting is not None
+        asked = self.waiting.ask(known.question, 0)
+        if not isinstance(asked, Verdict) and asked is not known.renewal:
+            known.renewal = asked
+            asked.add_done_callback(lambda done: _remember(known, done))
+
     async def settle_late(self, late: Sequence[Late], answers: list[Answer | None]) -> None:
         """Wait for the LLM, at most as long as the waiting room allows; fill in what it said or why it did not."""
         if not late:
@@ -341,7 +358,23 @@ class Cascade:
             answer = item.known.answer(verdict)
             for at in item.positions:
                 answers[at] = answer
-        _count([answers[at] for item in late for at in item.positions])
+        self._count([answers[at] for item in late for at in item.positions])
+
+    def _count(self, answers: Sequence[Answer | None]) -> None:
+        counted = (
+            Counter(map(_SERIES, answers)) if all(answers) else Counter(answer.series for answer in answers if answer)
+        )
+        for series, count in counted.items():
+            series.inc(count)
+        if not _llm_series.isdisjoint(counted):
+            for answer, count in Counter(answers).items():
+                if answer is not None and answer.verdict.stage == "llm":
+                    self._seen[answer.template, answer.source] += count
+
+    def take_seen(self) -> Mapping[tuple[str, str], int]:
+        """How many records each verdict of the LLM or a person answered since this was last asked."""
+        seen, self._seen = self._seen, Counter()
+        return seen
 
     def attach(
         self, records: Sequence[AnyRecord], answers: Sequence[Answer | None], passthrough: frozenset[int] = frozenset()
@@ -402,18 +435,18 @@ def template_key(text: bytes, found: Sequence[tuple[int, int]] | None) -> bytes:
     return key(spell_kept(text, sorted({number for number, _ in found})) if found else text)
 
 
-def _count(answers: Sequence[Answer | None]) -> None:
-    counted = Counter(map(_SERIES, answers)) if all(answers) else Counter(answer.series for answer in answers if answer)
-    for series, count in counted.items():
-        series.inc(count)
-
-
 _SERIES: Callable[[Any], Counted] = attrgetter("series")
+
+
+_llm_series: set[Counted] = set()
 
 
 @lru_cache(maxsize=1024)
 def _series(stage: str, label: str) -> Counted:
-    return verdicts_total.labels(stage, label)
+    series = verdicts_total.labels(stage, label)
+    if stage == "llm":
+        _llm_series.add(series)
+    return series
 
 
 def series_of(verdict: Verdict) -> Counted:
