@@ -76,14 +76,15 @@ class Answer:
 class Known(dict[int, Answer]):
     """A template seen in this generation: its answer by rule number, `NO_RULE` for what the later stages said."""
 
-    __slots__ = ("generation", "local", "question", "verdict_of")
+    __slots__ = ("generation", "local", "question", "renewal", "verdict_of")
 
     def __init__(self, question: Question, generation: int, verdict_of: Callable[[int], Verdict]) -> None:
         super().__init__()
         self.question = question
         self.generation = generation
         self.verdict_of = verdict_of
-        self.local: Verdict | None = None  # the abstention of the local stages, when they were asked
+        self.local: Verdict | None = None  # what the local stages said, when they were asked
+        self.renewal: asyncio.Future[Verdict] | None = None  # the question that will replace a provisional verdict
 
     def __missing__(self, rule: int) -> Answer | None:
         if rule == NO_RULE:
@@ -336,7 +337,10 @@ class Cascade:
             verdicts = await loop.run_in_executor(self._executor, generation.ask, questions)
             for known, verdict in zip(asked, verdicts, strict=True):
                 known.local = verdict
-                if not verdict.abstained or self.waiting is None:
+                open_still = verdict.abstained or (
+                    verdict.provisional and self.waiting is not None and self.waiting.renews
+                )
+                if self.waiting is None or not open_still:
                     known[NO_RULE] = known.answer(verdict)
 
     def _open_answer(self, known: Known, positions: list[int], result: Classified) -> Answer | None:
@@ -344,6 +348,9 @@ class Cascade:
         if known.local is None:
             return known.answer(abstention("model_busy"))
         if self.waiting is None:  # switched off while the model was asked
+            return known.answer(known.local)
+        if not known.local.abstained:
+            self._renew(known)
             return known.answer(known.local)
         return self._ask_llm(known, positions, result)
 
@@ -357,6 +364,14 @@ class Cascade:
         result.late.append(Late(known, positions, asked))
         return None
 
+    def _renew(self, known: Known) -> None:
+        """Ask again what a provisional verdict answers; no record waits for that."""
+        assert self.waiting is not None
+        asked = self.waiting.ask(known.question, 0)
+        if not isinstance(asked, Verdict) and asked is not known.renewal:
+            known.renewal = asked
+            asked.add_done_callback(lambda done: _remember(known, done))
+
     async def settle_late(self, late: Sequence[Late], answers: list[Answer | None]) -> None:
         """Wait for the LLM, at most as long as the waiting room allows; fill in what it said or why it did not."""
         if not late:
@@ -368,6 +383,10 @@ class Cascade:
             for at in item.positions:
                 answers[at] = answer
         self.traffic.add([answers[at] for item in late for at in item.positions])
+
+    def take_seen(self) -> Mapping[tuple[str, str], int]:
+        """How many records each verdict of the LLM or a person answered since this was last asked."""
+        return self.traffic.take_used()
 
     def attach(
         self, records: Sequence[AnyRecord], answers: Sequence[Answer | None], passthrough: frozenset[int] = frozenset()

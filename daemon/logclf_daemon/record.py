@@ -43,13 +43,17 @@ AnyRecord = Record | SealedRecord
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """What a stage says of a line: a label of the taxonomy, or `Unclassified` with the reason why."""
+    """What a stage says of a line: a label of the taxonomy, or `Unclassified` with the reason why.
+
+    A `provisional` one counts until the LLM, asked again in the background, says something else.
+    """
 
     label: str
     confidence: float
     stage: str
     rule: str | None = None
     reason: str | None = None
+    provisional: bool = False
 
     @property
     def abstained(self) -> bool:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import time
 from array import array
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Protocol
 from weakref import WeakSet
 
@@ -99,6 +99,7 @@ class Traffic:
         self._turn = 0  # goes up when the older half is forgotten: then an answer's pointer is looked up anew
         self._pending: Counter[Answered | None] = Counter()
         self._pending_since = self._last_at = clock()
+        self._used: Counter[tuple[str, str]] = Counter()
         _ALIVE.add(self)
 
     def __len__(self) -> int:
@@ -132,12 +133,20 @@ class Traffic:
                     continue  # no message: there is nothing to know
                 seen = answer.seen = self._entry(answer.question, answer.verdict, self._last_at)
             seen.verdict = answer.verdict
+            if answer.verdict.stage == "llm":
+                self._used[seen.template, seen.source] += count
             seen.add(count, self._last_at)
         for one, count in series.items():
             one.inc(count)
         if len(self._known.young) >= self._known.limit:
             self._known.trim()
             self._turn += 1
+
+    def take_used(self) -> Mapping[tuple[str, str], int]:
+        """How many records each verdict of the LLM or a person answered since this was last asked."""
+        self.settle()
+        used, self._used = self._used, Counter()
+        return used
 
     def _entry(self, question: Question, verdict: Verdict, now: float) -> Seen:
         key = (question.template, question.source)

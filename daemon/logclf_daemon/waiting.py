@@ -32,7 +32,7 @@ class WaitingRoom:
     """Asks a slow stage in the background, one flight a template.
 
     `max_waiting` bounds the records that wait, `max_questions` the questions queued, `wait_secs` how long a record
-    waits. `remember` is told each answer (verdict memory).
+    waits. `remember` is told each answer (verdict memory). `renews` says whether provisional verdicts are asked again.
     All methods belong to one event loop; the stage runs in threads.
     """
 
@@ -44,10 +44,12 @@ class WaitingRoom:
         max_waiting: int = 1000,
         max_questions: int = 1000,
         concurrency: int = 1,
+        renews: bool = True,
         remember: Callable[[Question, Verdict], None] | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.stage = stage
+        self.renews = renews
         self._wait_secs = wait_secs
         self._max_waiting = max_waiting
         self._max_questions = max_questions
