@@ -137,6 +137,7 @@ class Pipeline:
         self._jitter = jitter
         self._under_way: set[asyncio.Task[None]] = set()
         self._turns: dict[str, _Turn] = {}
+        self._emitted: dict[int, tuple[str, float, int]] = {}  # batches not settled: input, when, bytes; oldest first
         self._stopping = asyncio.Event()
         self._over = False
         self._failure: BaseException | None = None
@@ -208,7 +209,12 @@ class Pipeline:
 
     async def emit(self, batch: Batch) -> None:
         """Take a batch from an input; returns when it has room and is on its way."""
-        await self.room.take(batch.weight)
+        self._emitted[id(batch)] = (batch.input, self._clock(), batch.size)
+        try:
+            await self.room.take(batch.weight)
+        except BaseException:
+            del self._emitted[id(batch)]
+            raise
         # Counted together, as at each later step: the ledger balances whenever somebody looks.
         records_read.labels(batch.input).inc(len(batch))
         records_in_flight.labels(batch.input).inc(len(batch))
@@ -220,6 +226,15 @@ class Pipeline:
         task = asyncio.create_task(self._carry(batch, before, turn))
         self._under_way.add(task)
         task.add_done_callback(self._under_way.discard)
+
+    def unsettled(self) -> dict[str, tuple[float, int]]:
+        """For each input the age of the oldest batch that is not settled, in seconds, and the bytes of all of them."""
+        now = self._clock()
+        found: dict[str, tuple[float, int]] = {source.name: (0.0, 0) for source in self.inputs}
+        for name, emitted, size in self._emitted.values():
+            age, bytes_before = found.get(name, (0.0, 0))
+            found[name] = (max(age, now - emitted), bytes_before + size)
+        return found
 
     async def _carry(self, batch: Batch, before: _Turn | None, turn: _Turn) -> None:
         outcome = Outcome.RETURNED
@@ -240,6 +255,7 @@ class Pipeline:
 
     def _settle(self, batch: Batch, outcome: Outcome) -> None:
         self.room.give_back(batch.weight)
+        self._emitted.pop(id(batch), None)
         if left := len(batch) - batch.settled:
             self.totals.returned += left
             records_in_flight.labels(batch.input).dec(left)

@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from typing import Protocol
 
 from logclf_daemon.errors import StageError
-from logclf_daemon.events import Bug, StageFailed, emit
+from logclf_daemon.events import Bug, StageFailed, emit, stage_seconds
 from logclf_daemon.loose import LooseThreads
 from logclf_daemon.protocols import Stage
 from logclf_daemon.record import Question, Verdict, abstention
@@ -97,7 +97,8 @@ class WaitingRoom:
         if (reason := self.stage.unavailable()) is not None:
             return abstention(reason)  # it failed while this question was queued
         try:
-            (verdict,) = self.stage.classify([question])
+            with stage_seconds.labels(self.stage.name).time():
+                (verdict,) = self.stage.classify([question])
         except StageError as error:
             emit(StageFailed(stage=self.stage.name, error=str(error)))
             return abstention("stage_failed")

@@ -30,6 +30,7 @@ from logclf_daemon.state import StateDb
 from logclf_daemon.watch import Watcher
 
 CLOSE_SECS = 10.0  # for the last commit; a disk that hangs must not keep the process from its end
+STILL_SECS = 60.0  # so long without reading what is there is worth a word
 GATHER_SECS = 0.02  # a file that is written to without a pause does not wake us for each line
 
 Result = TypeVar("Result")
@@ -140,6 +141,7 @@ class FilesInput:
         self._owns_state = state is None
         self._settings = _settings(options, name, self._state, once=once)
         self._tailer = Tailer(self._settings, self._state, clock=clock, now_ns=now_ns, on_settled=self._on_settled)
+        self._clock = clock
         self._watches = options.watch and not once
         self._watched = -1
         self._thread = LooseThreads(1, f"tail {name}")
@@ -175,6 +177,18 @@ class FilesInput:
             self._thread.shutdown()
             if self._owns_state:
                 self._state.close()
+
+    @property
+    def unread_secs(self) -> float:
+        """How long the oldest line that was not read has been there."""
+        return self._tailer.lag.secs(self._clock())
+
+    def troubles(self) -> list[str]:
+        """What an operator should know: files that cannot be read, reading that stands still."""
+        found = [f"{path}: {why}" for path, why in self._tailer.unreadable]
+        if (still := self._tailer.lag.still_secs(self._clock())) > STILL_SECS:
+            found.append(f"{self._tailer.lag.unread} bytes to read and none read for {still:.0f} s")
+        return found
 
     async def _read(self, emit: Emit, watcher: Watcher | None) -> None:
         while not self._stopping:
