@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 from collections.abc import Sequence
 
 import pytest
@@ -252,6 +253,37 @@ def test_while_an_output_is_away_one_batch_at_a_time_is_tried_and_each_in_its_tu
     asyncio.run(scenario())
     assert len(set(output.tried[10:20])) == len(set(output.tried[20:30])) == 10
     assert len(output.lines) == 100
+
+
+def test_c11_pauses_grow_to_a_limit_with_jitter_and_each_change_is_one_line(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    pauses: list[float] = []
+    sleep = asyncio.sleep
+
+    async def recorded(secs: float) -> None:
+        if secs:
+            pauses.append(secs)
+        await sleep(0)
+
+    class Away(MemoryOutput):
+        left = 9
+
+        async def write(self, batch: Batch) -> None:
+            self.left -= 1
+            if self.left >= 0:
+                raise OutputUnavailable("away")
+            await super().write(batch)
+
+    source, output, jitter = MemoryInput(LINES[:3]), Away(name="c11"), itertools.cycle([0.0, 1.0])
+    monkeypatch.setattr(asyncio, "sleep", recorded)
+    caplog.set_level("INFO", "logclf")
+
+    run(Pipeline([source], cascade(), [output], jitter=lambda: next(jitter)))
+
+    assert pauses == [0.125, 0.5, 0.5, 2.0, 2.0, 5.0, 2.5, 5.0, 2.5]
+    lines = [record.getMessage() for record in caplog.records if "output=c11" in record.getMessage()]
+    assert ["unavailable" in lines[0], "available again" in lines[1], len(lines)] == [True, True, 2]
 
 
 def test_stop_delivers_what_is_under_way_and_reads_no_further() -> None:

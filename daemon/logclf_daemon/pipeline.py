@@ -75,6 +75,7 @@ class OutputSlot:
     output: Output
     required: bool = True
     away_since: float | None = None
+    error: str | None = None  # why it is away
     pause: float = FIRST_PAUSE_SECS
     knock_at: float = 0.0  # while it is away, a best-effort output is not tried before
     door: asyncio.Lock = field(default_factory=asyncio.Lock)  # who holds it knocks while the output is away
@@ -403,6 +404,7 @@ class Pipeline:
         return RecordRejected("away", "output_unavailable")
 
     def _is_away(self, slot: OutputSlot, error: str) -> None:
+        slot.error = error
         trouble = OutputAway(output=slot.output.name, error=error)
         if slot.away_since is None:
             slot.away_since = self._clock()
@@ -415,7 +417,7 @@ class Pipeline:
         slot.pause = FIRST_PAUSE_SECS
         if slot.away_since is not None:
             emit(OutputBack(output=slot.output.name, away_secs=round(self._clock() - slot.away_since, 1)))
-            slot.away_since = None
+            slot.away_since = slot.error = None
 
     async def _bury(self, batch: Batch, refusal: RecordRejected) -> None:
         """Rejected records go to the dead-letter file, with the reason; if that fails they are counted all the same."""
