@@ -8,15 +8,17 @@ and sockets stop being read.
 from __future__ import annotations
 
 import asyncio
+import os
 import random
 import time
+from base64 import b64encode
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from hashlib import sha256
 from typing import Protocol, TypeVar
 
 from logclf_daemon.cascade import Answer, Cascade, Classified
-from logclf_daemon.codec import raw_str
+from logclf_daemon.codec import event_time, raw_str, sealed_with
 from logclf_daemon.errors import LogclfError, OutputUnavailable, RecordRejected
 from logclf_daemon.events import (
     Bug,
@@ -421,15 +423,26 @@ class Pipeline:
 
     async def _bury(self, batch: Batch, refusal: RecordRejected) -> None:
         """Rejected records go to the dead-letter file, with the reason; if that fails they are counted all the same."""
-        if self._dead_letter is None or batch.opaque is not None:
+        if self._dead_letter is None:
             return
-        for record in batch.records:
-            if isinstance(record, Record):
-                record.fields["logclf_rejected"] = raw_str(f"{refusal.reason}: {refusal}".encode())
         try:
-            await self._dead_letter.write(batch)
+            await self._dead_letter.write(_remains(batch, f"{refusal.reason}: {refusal}"))
         except (OutputUnavailable, RecordRejected) as error:
             emit(OutputAway(output=self._dead_letter.name, error=str(error)))
+
+
+def _remains(batch: Batch, why: str) -> Batch:
+    """What is buried of a batch: its records with the reason; of a chunk that is not logs its bytes as base64."""
+    reason = {"logclf_rejected": raw_str(why.encode())}
+    if batch.opaque is not None:
+        fields = {"tag": raw_str(os.fsencode(batch.source)), "base64": raw_str(b64encode(batch.opaque))}
+        return Batch(batch.source, [Record(event_time(time.time_ns()), fields | reason)])
+    for record in batch.records:
+        if isinstance(record, Record):
+            record.fields |= reason
+        else:
+            record.body = sealed_with(record.body, reason)
+    return batch
 
 
 async def _together(*steps: Awaitable[Result]) -> list[Result]:
