@@ -316,7 +316,7 @@ def test_the_sample_log_flows_through(tmp_path: Path) -> None:
 
 def control(*arguments: str) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "logclf_daemon", "ctl", *arguments]
-    return subprocess.run(command, capture_output=True, text=True, timeout=40, check=False)
+    return subprocess.run(command, capture_output=True, text=True, timeout=90, check=False)
 
 
 def test_a_running_daemon_tells_its_state_and_reloads_on_request(tmp_path: Path) -> None:
