@@ -10,7 +10,8 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from logclf_daemon.errors import ConfigError
 from logclf_daemon.record import Question, Verdict
-from logclf_daemon.stages._rules.engines import Pattern, TooCostly, complaint, engine_complaint, engine_for
+from logclf_daemon.stages._rules.dialect import complaint
+from logclf_daemon.stages._rules.engines import Pattern, TooCostly, engine_complaint, engine_for
 from logclf_daemon.stages._rules.files import Rule, read_rules
 from logclf_daemon.stages._rules.lint import Finding, lint
 from logclf_daemon.taxonomy import Taxonomy
