@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -193,6 +195,33 @@ def test_lint_finds_what_is_odd() -> None:
     assert ("dead", "never") in found
     assert ("contradicts", "wide") in found
     assert not any(name == "half" and kind == "dead" for kind, name in found)
+
+
+def test_lint_finds_a_rule_that_claims_the_lines_of_other_programs() -> None:
+    others = [
+        replace(
+            rule(f"{name} said no", "Security Alert", id=name, examples=[f"{name} said no"]), path=Path(f"{name}.yaml")
+        )
+        for name in ("door", "gate", "wall")
+    ]
+    rules = RuleSet([*others, rule("said", "Error", id="wide", examples=["it said"])])
+
+    (finding,) = rules.findings()
+
+    assert (finding.kind, finding.rule.id) == ("broad", "wide")
+    assert str(finding).endswith(
+        "broad: matches examples with another label in 3 files: door.yaml, gate.yaml, wall.yaml"
+    )
+
+
+def test_lint_tells_what_a_costly_rule_takes() -> None:
+    """A hundred times the threshold, so that a busy machine changes nothing."""
+    rules = RuleSet([rule(r"\w+@\w+[.]\w+x", id="slow")])
+
+    (finding,) = rules.findings([b"a" * 20_000 + b"@" + b"b" * 200_000] * 20)
+
+    assert (finding.kind, finding.rule.id) == ("costly", "slow")
+    assert re.search(r"costly: \d+\.\d us a line on its own", str(finding))
 
 
 def test_explaining_a_line_names_all_rules_that_match() -> None:
