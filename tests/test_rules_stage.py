@@ -11,7 +11,7 @@ import pytest
 from doubles import rule
 from logclf_daemon.errors import ConfigError
 from logclf_daemon.record import Question
-from logclf_daemon.resources import folder
+from logclf_daemon.resources import cache_directory, folder
 from logclf_daemon.stages._rules import child, engines
 from logclf_daemon.stages._rules.engines import HyperscanEngine, Pattern, Re2Engine
 from logclf_daemon.stages.rules import RuleSet, RulesOptions, applies, load_rules
@@ -144,9 +144,12 @@ def test_own_labels_leave_shipped_rules_out(tmp_path: Path) -> None:
 
 
 def test_the_shipped_rules_hold() -> None:
-    rules = load_rules(RulesOptions(), Taxonomy(), folder("rules"))
+    rules = load_rules(RulesOptions(), Taxonomy(), folder("rules"), cache_directory())
 
-    assert len(rules) > 0
+    assert len(rules) >= 500
+    assert len({rule.path for rule in rules.rules}) >= 40
+    assert [rule.id for rule in rules.rules if not rule.options.counterexamples] == []
+    assert list(map(str, rules.findings(None))) == []
 
 
 def test_without_hyperscan_the_other_engine_is_used(monkeypatch: pytest.MonkeyPatch) -> None:

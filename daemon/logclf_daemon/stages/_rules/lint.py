@@ -34,14 +34,17 @@ class Finding:
         return f"{self.rule.where()}: {self.kind}: {self.words}"
 
 
-def lint(rules: Sequence[Rule], hits: Hits, sample: Sequence[bytes] = ()) -> Iterator[Finding]:
-    """All oddities. `rules` in winning order, `hits` finds their numbers in lines, `sample` are real lines."""
+def lint(rules: Sequence[Rule], hits: Hits, sample: Sequence[bytes] | None = ()) -> Iterator[Finding]:
+    """All oddities. `rules` in winning order, `hits` finds their numbers in lines, `sample` are real lines.
+
+    An empty sample: the examples are timed, which takes some seconds for hundreds of rules; None: nothing is.
+    """
     examples = [(number, text.encode()) for number, rule in enumerate(rules) for text in rule.options.examples]
     yield from _overruled(rules, examples, hits)
     yield from _contradicting(rules, hits)
-    lines = list(sample[:SAMPLE_LINES]) or [text for _, text in examples][:SAMPLE_LINES]
-    yield from _costly(rules, lines)
     yield from _broad(rules, examples, hits)
+    if sample is not None:
+        yield from _costly(rules, list(sample[:SAMPLE_LINES]) or [text for _, text in examples][:SAMPLE_LINES])
 
 
 def _matched(lines: Sequence[bytes], hits: Hits, count: int) -> list[list[int]]:
