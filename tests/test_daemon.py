@@ -172,7 +172,7 @@ def test_a_saved_rule_is_in_force_and_a_broken_one_changes_nothing(tmp_path: Pat
 
         rules_file(rules, "User Action", "(?<=x)boom")
         daemon.wait_for(lambda daemon: "reload refused" in daemon.said)
-        assert "own.yaml:3: own-boom: pattern: (?<= is not supported" in daemon.said
+        assert "own.yaml:3: own-boom: pattern: look-behind (?<= is not supported" in daemon.said
         assert label_of_the_next(daemon, "boom 3") == ("User Action", 2)
 
         rules_file(rules, "Workflow Error")
