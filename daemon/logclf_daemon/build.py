@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from logclf_daemon.cascade import Cascade, Generation
 from logclf_daemon.config import Config, state_directory
-from logclf_daemon.errors import ConfigError, ServiceUnavailable
-from logclf_daemon.events import StateTrouble, emit
+from logclf_daemon.errors import ConfigError, ServiceUnavailable, StageError
+from logclf_daemon.events import StateTrouble, emit, model_llm_answers
 from logclf_daemon.outputs.jsonl import JsonlOutput, JsonlOutputOptions
 from logclf_daemon.pipeline import OutputSlot, Pipeline
 from logclf_daemon.protocols import Input, Stage
+from logclf_daemon.record import Question, Verdict
 from logclf_daemon.registry import INPUTS, OUTPUTS
 from logclf_daemon.resources import cache_directory, folder
 from logclf_daemon.stages.llm import LlmStage
@@ -113,14 +116,25 @@ def waiting_room(parts: Parts, *, patient: bool = False, budget: int | None = No
     options = parts.config.llm
     return WaitingRoom(
         parts.llm,
-        wait_secs=options.load_timeout_secs * 2 if patient else options.wait_secs,
+        wait_secs=None if patient else options.wait_secs,
         max_waiting=10**9 if patient else options.max_waiting,
         max_questions=10**9 if patient else options.max_questions,
         concurrency=options.concurrency,
         budget=budget,
         renews=not patient,
-        remember=parts.memory.remember if parts.memory else None,
+        remember=partial(_llm_answered, parts),
     )
+
+
+def _llm_answered(parts: Parts, question: Question, verdict: Verdict) -> None:
+    """Remember what the LLM said, and count whether the model would have guessed the same: a sign of drift."""
+    if parts.memory is not None:
+        parts.memory.remember(question, verdict)
+    if parts.model is None:
+        return
+    with suppress(StageError):
+        guesses = parts.model.probabilities(question.text)
+        model_llm_answers.labels("yes" if max(guesses, key=guesses.__getitem__) == verdict.label else "no").inc()
 
 
 def cascade_of(parts: Parts, *, patient: bool = False, budget: int | None = None) -> Cascade:

@@ -24,11 +24,11 @@ from logclf_daemon.cascade import Cascade
 from logclf_daemon.config import Config
 from logclf_daemon.control import Answer, ControlServer, socket_path
 from logclf_daemon.errors import ConfigError, ServiceUnavailable
-from logclf_daemon.events import NotUsed, Reloaded, ReloadRefused, Started, Stopped, Stopping, emit, records_dropped
-from logclf_daemon.metrics import value
+from logclf_daemon.events import NotUsed, Reloaded, ReloadRefused, Started, Stopped, Stopping, emit
 from logclf_daemon.notify import notify, watchdog_secs
-from logclf_daemon.pipeline import OutputSlot, Pipeline
+from logclf_daemon.pipeline import Pipeline
 from logclf_daemon.resources import folder
+from logclf_daemon.telemetry import Running
 
 WATCH_SECS = 0.25  # how often rule and model files are looked at: a save is in force within a second
 SEEN_SECS = 10.0  # how often it is written down which remembered verdicts were used
@@ -155,22 +155,23 @@ class Service:
 
     async def status(self) -> Answer:
         """What the daemon does, for people and programs."""
-        parts, pipeline, state = self._parts, self._pipeline, self._state
+        parts, state, running = self._parts, self._state, self.running()
         return {
             "ok": True,
             "version": __version__,
             "uptime_secs": round(time.monotonic() - self._started, 1),
             "generation": self._number,
             "rules": len(parts.rules),
-            "model": f"{parts.model.path.name} {parts.model.digest[:8]}" if parts.model else "off",
+            "model": running.model,
             "llm": self._llm_status(),
             "state": {
                 "directory": str(self._directory),
                 "offsets": ("behind: the disk takes no writes" if state.behind else "kept") if state else "not needed",
                 "lost": "yes: state.db was damaged and set aside" if state and state.lost else None,
             },
-            "inputs": {name: input_ledger(name) for name in (source.name for source in pipeline.inputs)},
-            "outputs": {slot.output.name: output_ledger(slot) for slot in pipeline.outputs},
+            "ready": "yes" if not (troubles := running.troubles()) else "; ".join(troubles),
+            "inputs": running.inputs(),
+            "outputs": running.outputs(),
         }
 
     def _llm_status(self) -> str:
@@ -179,6 +180,19 @@ class Service:
             return "off"
         words = f"{self.config.llm.model}: {llm.state}, breaker {llm.breaker}"
         return f"{words}, {room.questions} questions queued, {room.waiting} records wait"
+
+    def running(self) -> Running:
+        """What runs now, for those who look at it."""
+        return Running(
+            config=self.config,
+            parts=self._parts,
+            cascade=self._cascade,
+            number=self._number,
+            started=self._started,
+            directory=self._directory,
+            pipeline=self._pipeline,
+            state=self._state,
+        )
 
     async def reload(self) -> str | None:
         """Read configuration, rules and model again and swap them in; the reason if they were refused."""
@@ -272,23 +286,3 @@ async def _feed_watchdog() -> None:
     while secs is not None:
         notify("WATCHDOG=1")
         await asyncio.sleep(secs / 2)
-
-
-def input_ledger(name: str) -> dict[str, float]:
-    """What became of the records of an input: read = delivered + dropped + returned + in_flight."""
-    counted = {word: value(f"logclf_records_{word}_total", input=name) for word in ("read", "delivered", "returned")}
-    dropped = sum(
-        sample.value
-        for metric in records_dropped.collect()
-        for sample in metric.samples
-        if sample.name.endswith("_total") and sample.labels["input"] == name
-    )
-    return {**counted, "dropped": dropped, "in_flight": value("logclf_records_in_flight", input=name)}
-
-
-def output_ledger(slot: OutputSlot) -> dict[str, object]:
-    """What an output took, and since when it is away."""
-    return {
-        "written": value("logclf_output_records_delivered_total", output=slot.output.name),
-        "away_secs": round(time.monotonic() - slot.away_since) if slot.away_since is not None else None,
-    }

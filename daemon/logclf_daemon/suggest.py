@@ -52,11 +52,11 @@ class Suggestions:
     left_out: Counter[str]
 
     def as_yaml(self) -> str:
-        """A rule file to review."""
+        """A rule file to review; there must be rules."""
         blocks = [
             "# Suggested from remembered verdicts. Read each rule, then put the file into a rules folder.\nversion: 1"
         ]
-        blocks.append("rules:" if self.found else "rules: []")
+        blocks.append("rules:")
         for suggestion in self.found:
             options = suggestion.rule.model_dump(mode="json", exclude_defaults=True)
             text = yaml.safe_dump([options], sort_keys=False, allow_unicode=True, width=1000)

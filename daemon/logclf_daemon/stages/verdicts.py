@@ -17,7 +17,7 @@ from dataclasses import astuple, dataclass, fields, replace
 from pathlib import Path
 
 from logclf_daemon.errors import BadInput, ServiceUnavailable, StageError
-from logclf_daemon.events import StateTrouble, emit
+from logclf_daemon.events import StateTrouble, cache_hits, cache_misses, emit
 from logclf_daemon.masking import masked
 from logclf_daemon.record import Question, Verdict
 from logclf_daemon.stages._verdicts import database
@@ -133,7 +133,11 @@ class VerdictMemory:
                     found |= self._find([question.template for question in questions[start : start + _MANY]])
         except sqlite3.Error as error:
             raise StageError(f"{self.path}: {error}") from error
-        return [found.get((question.template, question.source)) for question in questions]
+        answers = [found.get((question.template, question.source)) for question in questions]
+        known = len(answers) - answers.count(None)
+        cache_hits.labels("memory").inc(known)
+        cache_misses.labels("memory").inc(len(answers) - known)
+        return answers
 
     def _find(self, templates: Sequence[str]) -> dict[tuple[str, str], Verdict]:
         rows = self._reader.execute(_FIND, {**self._now_asked(), "templates": json.dumps(templates)})
