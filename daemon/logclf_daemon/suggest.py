@@ -68,7 +68,7 @@ def suggest(
     verdicts: Sequence[Remembered], rules: RuleSet, wanted: Wanted, traffic: Sequence[tuple[str, str]] = ()
 ) -> Suggestions:
     """Rules for verdicts; `traffic` holds more lines with their labels, which no rule may contradict."""
-    templates = list(_by_template(verdicts))
+    templates = list(in_force(verdicts))
     known = [*((row.example, row.label) for rows in templates for row in rows if row.example), *traffic]
     known += [(text, rule.options.label) for rule in rules.rules for text in rule.options.examples]
     left_out: Counter[str] = Counter()
@@ -87,7 +87,7 @@ def suggest(
     return Suggestions(sorted(found, key=lambda one: -one.hits), +left_out)
 
 
-def _by_template(verdicts: Sequence[Remembered]) -> Iterator[list[Remembered]]:
+def in_force(verdicts: Sequence[Remembered]) -> Iterator[list[Remembered]]:
     """The verdicts in force of each template: of a class of sources a person's word, else the newest."""
     best: dict[str, dict[str, Remembered]] = defaultdict(dict)
     for row in sorted(verdicts, key=lambda row: (row.origin == HUMAN, row.created)):
