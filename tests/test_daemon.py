@@ -17,6 +17,7 @@ from forward_sink import ForwardSink
 from model_doubles import LABELS, tiny_model
 from ollama_double import OllamaDouble, captured, chat
 
+pytestmark = pytest.mark.timeout(120)  # for a busy machine; none takes ten seconds on a quiet one
 RESOURCES = Path(__file__).parents[1] / "resources"
 QUIET = ("--no-llm",)
 
