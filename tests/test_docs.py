@@ -18,8 +18,14 @@ ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
 
 
-def blocks(language: str) -> list[str]:
-    return re.findall(rf"```{language}\n(.*?)```", README, re.DOTALL)
+PAGES = [page for page in sorted((ROOT / "docs").glob("*.md")) if "```sh\n" in page.read_text()]
+# As they are written they would not end, take a port, or train for minutes: only that they exist is tried.
+LONG = {"run", "serve", "fit", "default", "export", "convert"}
+MODULES = {"logclf-daemon": "logclf_daemon", "logclf-train": "logclf_training.cli"}
+
+
+def blocks(language: str, text: str = README) -> list[str]:
+    return re.findall(rf"```{language}\n(.*?)```", text, re.DOTALL)
 
 
 def commands() -> list[str]:
@@ -29,20 +35,35 @@ def commands() -> list[str]:
     return found
 
 
-@pytest.mark.parametrize("command", commands())
-def test_the_commands_of_the_readme_run(command: str, tmp_path: Path) -> None:
-    arguments = shlex.split(command)[1:]
-    if arguments[0] == "run":  # as it is written it would not end, and take a port
-        arguments = ["run", "--help"]
+def run_command(command: str, place: Path) -> None:
+    program, *arguments = shlex.split(command, comments=True)
+    if arguments[0] in LONG:
+        arguments = [arguments[0], "--help"]
     arguments = [str(ROOT / argument) if argument.startswith("resources/") else argument for argument in arguments]
     if arguments[0] in {"csv", "explain"}:
         arguments.append("--no-llm")
 
     done = subprocess.run(
-        [sys.executable, "-m", "logclf_daemon", *arguments], cwd=tmp_path, capture_output=True, timeout=50, check=False
+        [sys.executable, "-m", MODULES[program], *arguments], cwd=place, capture_output=True, timeout=150, check=False
     )
 
-    assert done.returncode == 0, done.stderr.decode()
+    assert done.returncode == 0, f"{command}\n{done.stderr.decode()}"
+
+
+@pytest.mark.parametrize("command", commands())
+def test_the_commands_of_the_readme_run(command: str, tmp_path: Path) -> None:
+    run_command(command, tmp_path)
+
+
+@pytest.mark.timeout(300)
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
+def test_the_commands_of_the_documents_run_in_their_order(page: Path, tmp_path: Path) -> None:
+    lines = [line for block in blocks("sh", page.read_text()) for line in block.replace("\\\n", " ").splitlines()]
+    found = [line for line in lines if line.split(" ")[0] in MODULES]
+
+    assert found
+    for command in found:
+        run_command(command, tmp_path)
 
 
 def test_the_configuration_of_the_readme_is_valid() -> None:
