@@ -82,6 +82,45 @@ def test_a_best_effort_output_holds_nothing_back() -> None:
     )
 
 
+def test_a_best_effort_output_that_is_gone_for_good_or_broken_ends_nothing() -> None:
+    class Gone(MemoryOutput):
+        async def write(self, batch: Batch) -> None:
+            raise ServiceUnavailable("standard output was closed")
+
+    source, good = MemoryInput(LINES), MemoryOutput()
+
+    run(pipeline([source], [good, OutputSlot(Gone(), required=False)]))
+
+    assert len(good.lines) == len(LINES)
+    assert source.watermark.position == len(LINES)
+
+
+def test_a_best_effort_output_that_hangs_is_passed_by_and_tried_again_in_a_while() -> None:
+    now = [0.0]
+
+    class Hanging(MemoryOutput):
+        hangs, calls = True, 0
+
+        async def write(self, batch: Batch) -> None:
+            self.calls += 1
+            if self.hangs:
+                raise TimeoutError  # as asyncio.wait_for does when its time is over
+            await super().write(batch)
+
+    source, good, bad = MemoryInput(LINES, batch_size=1), MemoryOutput(), Hanging()
+    slot = OutputSlot(bad, required=False)
+
+    run(pipeline([source], [good, slot], clock=lambda: now[0]))
+
+    assert len(good.lines) == len(LINES)
+    assert bad.calls <= 3  # those that were under way when the first came back
+    now[0] += 60
+    bad.hangs = False
+    run(pipeline([MemoryInput(LINES, batch_size=1)], [MemoryOutput(), slot], clock=lambda: now[0]))
+    assert bad.lines == [line.encode() for line in LINES]
+    assert slot.away_since is None
+
+
 def test_rejected_records_are_counted_buried_and_settled() -> None:
     lines = ["fine"] * 10 + ["poison"] * 10 + ["fine"] * 10
     source, output, grave = MemoryInput(lines), ChaosOutput(1, away=0.3, poison=b"poison"), MemoryOutput()
@@ -425,3 +464,29 @@ def test_room_lets_waiters_in_as_it_empties() -> None:
         return order
 
     assert asyncio.run(scenario()) == ["full", "late"]
+
+
+def test_a_large_batch_has_its_turn_however_many_small_ones_come() -> None:
+    room = Room(10)
+    entered: list[str] = []
+
+    async def pass_through(name: str, weight: int) -> None:
+        await room.take(weight)
+        entered.append(name)
+        await asyncio.sleep(0)
+        await asyncio.sleep(0)
+        room.give_back(weight)
+
+    async def scenario() -> None:
+        small = [asyncio.create_task(pass_through("small", 3)) for _ in range(4)]
+        await asyncio.sleep(0)
+        large = asyncio.create_task(pass_through("large", 9))
+        await asyncio.sleep(0)
+        while not large.done():
+            small.append(asyncio.create_task(pass_through("small", 3)))
+            await asyncio.sleep(0)
+            assert len(small) < 100
+        await asyncio.gather(*small)
+
+    asyncio.run(scenario())
+    assert room.taken == 0
