@@ -20,6 +20,7 @@ from logclf_daemon.taxonomy import DEFAULT_LABELS, Taxonomy
 
 DEFAULT_PATH = Path("/etc/logclf/config.yaml")
 SYSTEM_STATE = Path("/var/lib/logclf-daemon")
+CREDENTIALS = Path("/etc/logclf/credentials")  # what the unit's LoadCredential=logclf: takes
 
 
 def _one_of(kinds: Mapping[str, Kind]) -> Any:
@@ -135,7 +136,7 @@ _VARIABLE = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*)(?::-([^}]*))?\}")
 
 
 def _resolved(document: Document) -> Document:
-    """`${NAME}`, `${NAME:-default}` and `file:/path` replaced by what they stand for."""
+    """`${NAME}`, `${NAME:-default}`, `file:/path` and `credential:NAME` replaced by what they stand for."""
 
     def resolve(value: Any, place: Place) -> Any:
         if isinstance(value, dict):
@@ -157,13 +158,30 @@ def _text(value: str, where: str) -> str:
         return text
 
     value = _VARIABLE.sub(variable, value)
-    if not value.startswith("file:"):
+    if value.startswith("credential:"):
+        path = _credential(value.removeprefix("credential:"), where)
+    elif value.startswith("file:"):
+        path = Path(value.removeprefix("file:"))
+    else:
         return value
-    path = Path(value.removeprefix("file:"))
     try:
         return path.read_text(encoding="utf-8").rstrip("\r\n")
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"{where}: {path} cannot be read: {getattr(error, 'strerror', None) or error}") from error
+
+
+def _credential(name: str, where: str) -> Path:
+    """The file of a key: in the service what systemd passed ($CREDENTIALS_DIRECTORY), else where root keeps it."""
+    if not re.fullmatch(r"[A-Za-z0-9._-]+", name):
+        raise ConfigError(f"{where}: credential:{name}: write the name of a file in {CREDENTIALS}")
+    passed = os.environ.get("CREDENTIALS_DIRECTORY")
+    places = [Path(passed) / name, Path(passed) / f"logclf_{name}"] if passed else [CREDENTIALS / name]
+    found = next((place for place in places if place.exists()), None)
+    if found is None and passed:
+        raise ConfigError(
+            f"{where}: no credential {name}; put it into {CREDENTIALS / name} (or LoadCredential={name}:FILE), restart"
+        )
+    return found or places[-1]
 
 
 def state_directory(options: StateOptions) -> Path:
