@@ -96,7 +96,7 @@ def uninstall_service(dry_run: bool, root: Path, purge: bool) -> None:
 def _configuration(host: Host) -> Config:
     """What the service will run with: the host's own, else the shipped one. A mistake in it ends the installation."""
     own = host.root / "etc/logclf/config.yaml"
-    return load_config(own if own.exists() else folder("systemd") / "config.yaml")
+    return load_config(own if own.exists() else folder("systemd") / "config.yaml", environment={})
 
 
 def _takes_forward(config: Config) -> bool:
