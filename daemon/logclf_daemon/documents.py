@@ -22,18 +22,26 @@ MAX_NODES = 1_000_000  # an alias bomb unfolds to more
 
 @dataclass(frozen=True, slots=True)
 class Document:
-    """Plain data, and the line (from 1) where each key or item stands."""
+    """Plain data, and the line (from 1) where each key or item stands; `origins` name what comes from elsewhere."""
 
     name: str
     data: Any
     lines: Mapping[Place, int] = field(default_factory=dict)
+    origins: Mapping[Place, str] = field(default_factory=dict)
 
     def where(self, place: Place) -> str:
         """`file:line` of the innermost known part of `place`."""
         for size in range(len(place), -1, -1):
-            if (line := self.lines.get(place[:size])) is not None:
-                return f"{self.name}:{line}"
+            if (known := self.origin(place[:size])) is not None:
+                return known
         return self.name
+
+    def origin(self, place: Place) -> str | None:
+        """`file:line` of exactly this key or item, or what else gave it; None if nobody did."""
+        if (given := self.origins.get(place)) is not None:
+            return given
+        line = self.lines.get(place)
+        return f"{self.name}:{line}" if line is not None else None
 
 
 def load(path: Path) -> Document:

@@ -102,11 +102,12 @@ class PartsLog(Protocol):
         """What was remembered; empty if nothing."""
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class _Turn:
     """Batches of one source are written in the order they were read."""
 
     done: asyncio.Event = field(default_factory=asyncio.Event)
+    ours_since: float | None = None  # since when it is classified; None: it waits for the world or for the batch before
 
 
 class Pipeline:
@@ -141,6 +142,7 @@ class Pipeline:
         self._under_way: set[asyncio.Task[None]] = set()
         self._turns: dict[str, _Turn] = {}
         self._emitted: dict[int, tuple[str, float, int]] = {}  # batches not settled: input, when, bytes; oldest first
+        self._carried: set[_Turn] = set()
         self._stopping = asyncio.Event()
         self._over = False
         self._failure: BaseException | None = None
@@ -210,6 +212,22 @@ class Pipeline:
         self._failure = self._failure or error
         self.stop()
 
+    def stalled(self, secs: float) -> str | None:
+        """The part of ours that has not got on for `secs`; None: all is well.
+
+        What waits for the world is no stall: an output that is away, a slow LLM, a disk that hangs, a pipe left full.
+        """
+        now = self._clock()
+        asked = self.cascade.asked_since
+        if asked is not None and now - asked > secs:
+            return "the worker thread of the stages"
+        # Batches may queue for the worker for long while a flood of new templates passes: then it gets on.
+        if self._carried and now - self.cascade.answered_at > secs:
+            for turn in self._carried:
+                if turn.ours_since is not None and now - turn.ours_since > secs:
+                    return "the pipeline"
+        return None
+
     async def emit(self, batch: Batch) -> None:
         """Take a batch from an input; returns when it has room and is on its way."""
         self._emitted[id(batch)] = (batch.input, self._clock(), batch.size)
@@ -241,6 +259,8 @@ class Pipeline:
 
     async def _carry(self, batch: Batch, before: _Turn | None, turn: _Turn) -> None:
         outcome = Outcome.RETURNED
+        turn.ours_since = self._clock()
+        self._carried.add(turn)
         try:
             outcome = await self._deliver(batch, before, turn)
         except asyncio.CancelledError:
@@ -252,6 +272,7 @@ class Pipeline:
             self._fail(error)
         finally:
             turn.done.set()
+            self._carried.discard(turn)
             if self._turns.get(batch.source) is turn:
                 del self._turns[batch.source]
             self._settle(batch, outcome)
@@ -267,9 +288,11 @@ class Pipeline:
 
     async def _deliver(self, batch: Batch, before: _Turn | None, turn: _Turn) -> Outcome:
         if batch.opaque is not None:
+            turn.ours_since = None
             await self._write(batch)
             return Outcome.DELIVERED
         classified = await self.cascade.classify_batch(batch)
+        turn.ours_since = None
         if before is not None:
             await before.done.wait()
         answers = classified.answers
