@@ -75,6 +75,8 @@ def build_parts(config: Config, state: Path | None, before: Parts | None = None)
         else:
             llm = LlmStage(config.llm, taxonomy, labelled=_labelled(rules) if config.llm.examples else ())
             memory = memory_of(config, llm, state) if state is not None else None
+    if memory is not None:
+        memory.head = model.digest[:16] if model is not None else ""
     return Parts(config, rules, model, memory, llm)
 
 
