@@ -86,8 +86,8 @@ class VerdictMemory:
     """Verdicts by template and class of source. Safe to call from several threads; several processes share the file.
 
     `asked` names what an answer depends on; `model` gives the model's name, with `@digest` once that is known. A label
-    outside of `taxonomy` is kept and not answered. `head` names the local model: the LLM was asked since that one was not
-    sure. Where another is in force by now, what the LLM said is its `fallback`.
+    outside of `taxonomy` is kept and not answered. `head` names the local model: the LLM was asked since that one was
+    not sure. Where another is in force by now, what the LLM said is its `fallback`.
 
     Raises:
         ConfigError: From the constructor: the file was written by a newer version.
