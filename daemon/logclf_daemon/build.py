@@ -120,7 +120,7 @@ def waiting_room(parts: Parts, *, patient: bool = False, budget: int | None = No
     options = parts.config.llm
     return WaitingRoom(
         parts.llm,
-        wait_secs=options.load_timeout_secs * 2 if patient else options.wait_secs,
+        wait_secs=None if patient else options.wait_secs,
         max_waiting=10**9 if patient else options.max_waiting,
         max_questions=10**9 if patient else options.max_questions,
         concurrency=options.concurrency,

@@ -190,6 +190,13 @@ class Service:
             "outputs": running.outputs(),
         }
 
+    def _llm_status(self) -> str:
+        llm = self.running().llm()
+        if llm["model"] is None:
+            return "off"
+        words = f"{llm['model']}: {llm['state']}, breaker {llm['breaker']}"
+        return f"{words}, {llm['questions']} questions queued, {llm['records_waiting']} records wait"
+
     def running(self) -> Running:
         """What runs now, for those who look at it."""
         return Running(
@@ -202,13 +209,6 @@ class Service:
             pipeline=self._pipeline,
             state=self._state,
         )
-
-    def _llm_status(self) -> str:
-        llm = self.running().llm()
-        if llm["model"] is None:
-            return "off"
-        words = f"{llm['model']}: {llm['state']}, breaker {llm['breaker']}"
-        return f"{words}, {llm['questions']} questions queued, {llm['records_waiting']} records wait"
 
     async def reload(self) -> str | None:
         """Read configuration, rules and model again and swap them in; the reason if they were refused."""

@@ -89,8 +89,8 @@ class WaitingRoom:
     """Asks a slow stage in the background, one flight a template.
 
     `max_waiting` bounds the records that wait, `max_questions` the questions queued, `wait_secs` how long a record
-    waits, `budget` the questions in all. `remember` is told each answer (verdict memory). `renews` says whether
-    provisional verdicts are asked again.
+    waits (None: as long as it takes), `budget` the questions in all. `remember` is told each answer (verdict memory).
+    `renews` says whether provisional verdicts are asked again.
     All methods belong to one event loop; the stage runs in threads.
     """
 
@@ -98,7 +98,7 @@ class WaitingRoom:
         self,
         stage: SlowStage,
         *,
-        wait_secs: float = 10.0,
+        wait_secs: float | None = 10.0,
         max_waiting: int = 1000,
         max_questions: int = 1000,
         concurrency: int = 1,
@@ -147,7 +147,7 @@ class WaitingRoom:
         key = (question.template, question.source)
         flight = self._flights.get(key)
         if flight is None:
-            reason = self.stage.unavailable() or self._failed_lately(key) or self._refused(question)
+            reason = self._unavailable() or self._failed_lately(key) or self._refused(question)
             if reason is not None:
                 return abstention(reason)
             flight = self._start(key, question, wanted=records > 0)
@@ -157,6 +157,10 @@ class WaitingRoom:
             return abstention("llm_busy")
         self.waiting += records
         return flight.future
+
+    def _unavailable(self) -> str | None:
+        reason = self.stage.unavailable()
+        return None if reason == "llm_busy" and self._wait_secs is None else reason
 
     def _failed_lately(self, key: tuple[str, str]) -> str | None:
         until, _, reason = self._failed.get(key, (0.0, 0.0, ""))
@@ -195,7 +199,7 @@ class WaitingRoom:
 
     def _answer(self, question: Question) -> Verdict:
         """In a worker thread. Never raises: a stage cannot lose a record."""
-        if (reason := self.stage.unavailable()) is not None:
+        if (reason := self._unavailable()) is not None:
             return abstention(reason)  # it failed while this question was queued
         try:
             with stage_seconds.labels(self.stage.name).time():

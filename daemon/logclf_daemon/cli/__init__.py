@@ -19,6 +19,7 @@ COMMANDS = {
     "rules": ("logclf_daemon.cli.rules", "rules", "Check and try rule files."),
     "verdicts": ("logclf_daemon.cli.verdicts", "verdicts", "Review what the LLM said; the last word is yours."),
     "model": ("logclf_daemon.cli.model", "model", "Show and measure the local model."),
+    "llm": ("logclf_daemon.cli.llm", "llm", "Measure the LLM."),
     "config": ("logclf_daemon.cli.config", "config", "Check a configuration file."),
     "ctl": ("logclf_daemon.cli.ctl", "ctl", "Talk to a running daemon."),
     "install-service": ("logclf_daemon.cli.service", "install_service", "Make it a systemd service of this host."),
