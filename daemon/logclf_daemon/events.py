@@ -196,6 +196,25 @@ class Stopping(Event):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Stalled(Event):
+    message = "a part that carries batches has come to a stand; systemd will hear no more of us and start us again"
+    level = logging.ERROR
+    total = counter("stalls", "Times a part of the daemon came to a stand", "part")
+    labels = ("part",)
+
+    part: str
+    secs: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SocketNotUsed(Event):
+    message = "systemd holds a socket that nothing here reads; `listen` of an input must name it, or disable its unit"
+    level = logging.WARNING
+
+    socket: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Stopped(Event):
     message = "stopped"
 
@@ -273,6 +292,11 @@ class LlmCalled(Event):
     outcome: str
     template: str
     secs: float
+
+
+llm_breaker = gauge("llm_breaker", "1 for the state of the breaker before the LLM", "state")
+llm_questions = gauge("llm_questions", "Templates queued for the LLM or under way")
+llm_waiting = gauge("llm_waiting_records", "Records that wait for the LLM")
 
 
 # --- inputs ---------------------------------------------------------------------------------------------------------

@@ -181,8 +181,9 @@ def input_ledger(name: str) -> Facts:
 
 
 def output_ledger(slot: OutputSlot) -> Facts:
-    """What an output took, and since when it is away."""
+    """What an output took, since when it is away, and why."""
     return {
         "written": value("logclf_output_records_delivered_total", output=slot.output.name),
         "away_secs": round(away_secs(slot)) if slot.away_since is not None else None,
+        "error": slot.error,
     }

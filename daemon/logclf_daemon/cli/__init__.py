@@ -21,6 +21,8 @@ COMMANDS = {
     "model": ("logclf_daemon.cli.model", "model", "Show and measure the local model."),
     "config": ("logclf_daemon.cli.config", "config", "Check a configuration file."),
     "ctl": ("logclf_daemon.cli.ctl", "ctl", "Talk to a running daemon."),
+    "install-service": ("logclf_daemon.cli.service", "install_service", "Make it a systemd service of this host."),
+    "uninstall-service": ("logclf_daemon.cli.service", "uninstall_service", "Take the systemd service away."),
     "doctor": ("logclf_daemon.cli.doctor", "doctor", "Check this host and say what to do."),
 }
 
