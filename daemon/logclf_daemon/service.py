@@ -204,11 +204,11 @@ class Service:
         )
 
     def _llm_status(self) -> str:
-        llm, room = self._parts.llm, self._cascade.waiting
-        if llm is None or room is None:
+        llm = self.running().llm()
+        if llm["model"] is None:
             return "off"
-        words = f"{self.config.llm.model}: {llm.state}, breaker {llm.breaker}"
-        return f"{words}, {room.questions} questions queued, {room.waiting} records wait"
+        words = f"{llm['model']}: {llm['state']}, breaker {llm['breaker']}"
+        return f"{words}, {llm['questions']} questions queued, {llm['records_waiting']} records wait"
 
     async def reload(self) -> str | None:
         """Read configuration, rules and model again and swap them in; the reason if they were refused."""

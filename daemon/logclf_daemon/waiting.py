@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 from typing import Protocol
 
 from logclf_daemon.errors import StageError
-from logclf_daemon.events import Bug, StageFailed, emit, llm_questions, llm_waiting, stage_seconds
+from logclf_daemon.events import Bug, StageFailed, emit, stage_seconds
 from logclf_daemon.loose import LooseThreads
 from logclf_daemon.protocols import Stage
 from logclf_daemon.record import Question, Verdict, abstention
@@ -155,7 +155,7 @@ class WaitingRoom:
             self._queue.promote(flight)
         if self.waiting + records > self._max_waiting:
             return abstention("llm_busy")
-        self._now_waiting(records)
+        self.waiting += records
         return flight.future
 
     def _failed_lately(self, key: tuple[str, str]) -> str | None:
@@ -179,7 +179,6 @@ class WaitingRoom:
             self.budget -= 1
         flight = self._flights[key] = _Flight(question, wanted)
         self._queue.put(flight)
-        llm_questions.set(len(self._flights))
         self._next()
         return flight
 
@@ -215,7 +214,6 @@ class WaitingRoom:
     def _land(self, flight: _Flight, verdict: Verdict) -> None:
         key = (flight.question.template, flight.question.source)
         self._flights.pop(key, None)
-        llm_questions.set(len(self._flights))
         if not flight.future.done():
             flight.future.set_result(verdict)
         # What is not the template's fault may be asked again at once: the stage itself says when.
@@ -231,16 +229,12 @@ class WaitingRoom:
         pause = min(2 * pause, LONGEST_RETRY_SECS)
         self._failed[key] = (self._clock() + pause, pause, reason)
 
-    def _now_waiting(self, more: int) -> None:
-        self.waiting += more
-        llm_waiting.set(self.waiting)
-
     async def collect(self, flights: Sequence[tuple[asyncio.Future[Verdict], int]]) -> list[Verdict]:
         """The answers of these futures, `llm_timeout` for those that do not come within `wait_secs`."""
         try:
             await asyncio.wait({future for future, _ in flights}, timeout=self._wait_secs)
         finally:
-            self._now_waiting(-sum(records for _, records in flights))
+            self.waiting -= sum(records for _, records in flights)
         return [
             future.result() if future.done() and not future.cancelled() else abstention("llm_timeout")
             for future, _ in flights

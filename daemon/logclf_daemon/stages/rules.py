@@ -32,7 +32,7 @@ class RulesOptions(BaseModel):
 
 
 class RuleSet:
-    """Compiled rules. Immutable; `match` belongs to one thread.
+    """Compiled rules. Immutable.
 
     `cache` is a folder for compiled patterns; `apart` compiles all but the shipped rules in a child process.
 
