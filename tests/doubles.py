@@ -107,7 +107,7 @@ def cascade(
     return Cascade(generation, waiting=waiting, **more)  # type: ignore[arg-type]
 
 
-async def until(condition: Callable[[], object], *, secs: float = 10.0) -> None:
+async def until(condition: Callable[[], object], *, secs: float = 30.0) -> None:
     """Poll until the condition holds; fails at the deadline."""
     deadline = asyncio.get_running_loop().time() + secs
     while not condition():

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import random
 from collections.abc import Sequence
+from dataclasses import replace
 
 import msgpack
 import pytest
@@ -292,6 +293,59 @@ def test_an_absent_llm_is_a_reason_and_costs_nothing() -> None:
 
     asyncio.run(scenario())
     assert slow.asked == []
+
+
+class Provisional(FixedStage):
+    """A memory whose answers are to an older question."""
+
+    def _verdict(self, text: str) -> Verdict | None:
+        verdict = super()._verdict(text)
+        return verdict and replace(verdict, provisional=True)
+
+
+def test_an_answer_to_an_older_question_counts_until_the_new_one_is_there() -> None:
+    slow = SlowStage({"strange": "Security Alert"})
+    memory = Provisional({"strange": "Error"}, name="llm")
+
+    async def scenario() -> None:
+        room = WaitingRoom(slow)
+        tested = cascade([], [memory], waiting=room)
+        for _ in range(3):
+            classified = await tested.classify("x", [b"strange"])
+            assert (verdicts(classified), classified.late) == ([("Error", "llm")], [])
+        assert room.waiting == 0
+
+        slow.go_on.set()
+        await until(lambda: room.questions == 0)
+
+        assert verdicts(await tested.classify("x", [b"strange"])) == [("Security Alert", "llm")]
+        assert len(slow.asked) == 1
+        assert len(memory.asked) == 1
+
+    asyncio.run(scenario())
+
+
+def test_an_answer_to_an_older_question_stays_while_the_llm_is_away() -> None:
+    slow = SlowStage()
+    slow.reason = "llm_unavailable"
+
+    async def scenario() -> None:
+        tested = cascade([], [Provisional({"strange": "Error"}, name="llm")], waiting=WaitingRoom(slow))
+        assert verdicts(await tested.classify("x", [b"strange"])) == [("Error", "llm")]
+        assert verdicts(await tested.classify("x", [b"strange"])) == [("Error", "llm")]
+
+    asyncio.run(scenario())
+
+
+def test_what_a_remembered_verdict_answered_is_counted() -> None:
+    memory = FixedStage({"strange": "Error"}, name="llm")
+    tested = cascade([rule("known")], [memory])
+    classified = classify(tested, [b"strange 1", b"strange 2", b"known", b"strange 3", None], "app-1.log")
+
+    answer = classified.answers[0]
+    assert answer is not None
+    assert tested.take_seen() == {(answer.template, "app.log"): 3}
+    assert tested.take_seen() == {}
 
 
 def test_explain_asks_every_stage() -> None:

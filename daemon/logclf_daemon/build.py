@@ -3,23 +3,27 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from logclf_daemon.activation import PassedSockets
 from logclf_daemon.cascade import Cascade, Generation
 from logclf_daemon.config import Config, state_directory
-from logclf_daemon.errors import ConfigError
+from logclf_daemon.errors import ConfigError, ServiceUnavailable, StageError
+from logclf_daemon.events import StateTrouble, emit, model_llm_answers
 from logclf_daemon.notify import notify_step
 from logclf_daemon.outputs.jsonl import JsonlOutput, JsonlOutputOptions
 from logclf_daemon.pipeline import OutputSlot, Pipeline
 from logclf_daemon.protocols import Input, Stage
+from logclf_daemon.record import Question, Verdict
 from logclf_daemon.registry import INPUTS, OUTPUTS
 from logclf_daemon.resources import cache_directory, folder
 from logclf_daemon.stages.llm import LlmStage
 from logclf_daemon.stages.model import ModelStage
 from logclf_daemon.stages.rules import RuleSet, load_rules
-from logclf_daemon.stages.verdicts import VerdictMemory
+from logclf_daemon.stages.verdicts import FILE_NAME, VerdictMemory
 from logclf_daemon.state import StateDb
 from logclf_daemon.waiting import WaitingRoom
 
@@ -68,7 +72,7 @@ def build_parts(config: Config, state: Path | None, before: Parts | None = None)
             llm, memory = before.llm, before.memory
         else:
             llm = LlmStage(config.llm, taxonomy)
-            memory = VerdictMemory(state / "cache.db", llm.key) if state is not None else None
+            memory = memory_of(config, llm, state) if state is not None else None
     return Parts(config, rules, model, memory, llm)
 
 
@@ -76,6 +80,31 @@ def _model(config: Config, before: Parts | None) -> ModelStage:
     """The model in use if its folder still holds the same files, else a new one."""
     model = before.model if before is not None and before.config.model == config.model else None
     return model if model is not None and model.unchanged() else ModelStage(config.model)
+
+
+def memory_of(config: Config, llm: LlmStage, state: Path) -> VerdictMemory | None:
+    """What was answered before; None, and one event, where it cannot be opened: the daemon runs without it."""
+    try:
+        return open_memory(config, llm, state)
+    except ServiceUnavailable as error:
+        emit(StateTrouble(what="cache_unavailable", path=str(state / FILE_NAME), detail=str(error)))
+        return None
+
+
+def open_memory(config: Config, llm: LlmStage, state: Path) -> VerdictMemory:
+    """The verdict memory in a state folder.
+
+    Raises:
+        ServiceUnavailable: It cannot be opened now.
+    """
+    return VerdictMemory(
+        state / FILE_NAME,
+        llm.key,
+        model=llm.identity,
+        taxonomy=config.taxonomy,
+        max_age_secs=config.llm.remember_days * 86400,
+        max_verdicts=config.llm.max_remembered,
+    )
 
 
 def generation_of(parts: Parts, number: int) -> Generation:
@@ -95,8 +124,20 @@ def waiting_room(parts: Parts, *, patient: bool = False) -> WaitingRoom | None:
         max_waiting=10**9 if patient else options.max_waiting,
         max_questions=10**9 if patient else options.max_questions,
         concurrency=options.concurrency,
-        remember=parts.memory.remember if parts.memory else None,
+        renews=not patient,
+        remember=partial(_llm_answered, parts),
     )
+
+
+def _llm_answered(parts: Parts, question: Question, verdict: Verdict) -> None:
+    """Remember what the LLM said, and count whether the model would have guessed the same: a sign of drift."""
+    if parts.memory is not None:
+        parts.memory.remember(question, verdict)
+    if parts.model is None:
+        return
+    with suppress(StageError):
+        guesses = parts.model.probabilities(question.text)
+        model_llm_answers.labels("yes" if max(guesses, key=guesses.__getitem__) == verdict.label else "no").inc()
 
 
 def cascade_of(parts: Parts, *, patient: bool = False) -> Cascade:
@@ -110,6 +151,16 @@ def cascade_of(parts: Parts, *, patient: bool = False) -> Cascade:
         flatten=record.flatten,
         local_wait_secs=float("inf") if patient else parts.config.model.wait_secs,
     )
+
+
+def close(cascade: Cascade, parts: Parts) -> None:
+    """End what `build_parts` and `cascade_of` made; what was used of the memory is written down."""
+    if cascade.waiting is not None:
+        cascade.waiting.close()
+    cascade.close()
+    if parts.memory is not None and (seen := cascade.take_seen()):
+        parts.memory.saw(seen)
+    parts.close()
 
 
 def build_pipeline(

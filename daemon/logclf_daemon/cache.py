@@ -38,5 +38,9 @@ class TwoGenerations(Generic[Key, Value]):
         if len(self.young) >= self.limit:
             self._old, self.young = self.young, {}
 
+    def values(self) -> list[Value]:
+        """All entries, of both generations."""
+        return [*self.young.values(), *self._old.values()]
+
     def __len__(self) -> int:
         return len(self.young) + len(self._old)

@@ -12,14 +12,12 @@ from __future__ import annotations
 import asyncio
 import re
 import time
-from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import lru_cache
-from operator import attrgetter
 from pathlib import PurePath
-from typing import Any, Protocol
+from typing import Protocol
 
 from msgspec import Raw
 from prometheus_client import Counter as Counted
@@ -27,13 +25,14 @@ from prometheus_client import Counter as Counted
 from logclf_daemon.cache import TwoGenerations
 from logclf_daemon.codec import encode, message_lines, sealed_with
 from logclf_daemon.errors import StageError
-from logclf_daemon.events import Bug, StageFailed, emit, verdicts_total
+from logclf_daemon.events import Bug, StageFailed, cache_hits, cache_misses, emit, stage_seconds, verdicts_total
 from logclf_daemon.failpoint import reached
 from logclf_daemon.protocols import Stage
 from logclf_daemon.record import AnyRecord, Batch, Question, Record, Verdict, abstention
 from logclf_daemon.taxonomy import Taxonomy
 from logclf_daemon.template import FOLD, MAX_BYTES, key, spell_kept, template_id, text_of
 from logclf_daemon.template import fold as line_fold
+from logclf_daemon.traffic import Seen, Traffic
 from logclf_daemon.waiting import WaitingRoom
 
 NO_RULE = -1
@@ -56,13 +55,15 @@ class Rules(Protocol):
 class Answer:
     """A verdict with its template, encoded once for all records that get it."""
 
-    __slots__ = ("fields", "generation", "raw", "series", "template", "verdict")
+    __slots__ = ("fields", "generation", "question", "raw", "seen", "series", "template", "verdict")
 
-    def __init__(self, verdict: Verdict, template: str, generation: int) -> None:
+    def __init__(self, verdict: Verdict, template: str, generation: int, question: Question | None = None) -> None:
         self.verdict = verdict
         self.series = series_of(verdict)
         self.template = template
         self.generation = generation
+        self.question = question
+        self.seen: Seen | None = None  # the traffic's own
         self.fields: dict[str, object] = {"label": verdict.label, "confidence": round(verdict.confidence, 4)}
         self.fields["stage"] = verdict.stage
         if verdict.rule is not None:
@@ -76,14 +77,15 @@ class Answer:
 class Known(dict[int, Answer]):
     """A template seen in this generation: its answer by rule number, `NO_RULE` for what the later stages said."""
 
-    __slots__ = ("generation", "local", "question", "verdict_of")
+    __slots__ = ("generation", "local", "question", "renewal", "verdict_of")
 
     def __init__(self, question: Question, generation: int, verdict_of: Callable[[int], Verdict]) -> None:
         super().__init__()
         self.question = question
         self.generation = generation
         self.verdict_of = verdict_of
-        self.local: Verdict | None = None  # the abstention of the local stages, when they were asked
+        self.local: Verdict | None = None  # what the local stages said, when they were asked
+        self.renewal: asyncio.Future[Verdict] | None = None  # the question that will replace a provisional verdict
 
     def __missing__(self, rule: int) -> Answer | None:
         if rule == NO_RULE:
@@ -92,7 +94,7 @@ class Known(dict[int, Answer]):
         return answer
 
     def answer(self, verdict: Verdict) -> Answer:
-        return Answer(verdict, self.question.template, self.generation)
+        return Answer(verdict, self.question.template, self.generation, self.question)
 
 
 @dataclass(slots=True)
@@ -159,7 +161,9 @@ class Generation:
         caches = self.caches(kind)
         # `all` costs a tenth of `None in`: the slow look comes only when something is empty.
         texts: Sequence[bytes] = lines if all(lines) else [line or b"" for line in lines]  # type: ignore[assignment]
+        started = time.perf_counter()
         numbers, kept = self.rules.match(source, texts)
+        _RULES_SECONDS.observe(time.perf_counter() - started)
         folds = [text.translate(FOLD) for text in texts]
         if max(map(len, folds), default=0) > MAX_BYTES:
             folds = [
@@ -169,12 +173,9 @@ class Generation:
             folds[at] = line_fold(texts[at], found)
         knowns = list(map(caches.folds.young.get, folds))
         if not all(knowns):
-            for at, known in enumerate(knowns):
-                if known is None:
-                    known = caches.folds.find(folds[at])
-                    knowns[at] = (
-                        known if known is not None else self._learn(caches, folds[at], texts[at], kept.get(at), kind)
-                    )
+            self._find(caches, knowns, folds, texts, kept, kind)
+        else:
+            _FOLD_HITS.inc(len(knowns))
         answers: list[Answer | None] = [known[number] for known, number in zip(knowns, numbers, strict=True)]  # type: ignore[index]
         if texts is not lines:
             answers = [self.no_message if line is None else answer for line, answer in zip(lines, answers, strict=True)]
@@ -187,17 +188,40 @@ class Generation:
         caches.templates.trim()
         return answers, list(opened.values())
 
+    def _find(
+        self,
+        caches: _Caches,
+        knowns: list[Known | None],
+        folds: Sequence[bytes],
+        texts: Sequence[bytes],
+        kept: Mapping[int, Sequence[tuple[int, int]]],
+        kind: str,
+    ) -> None:
+        """Fill in the templates of the lines whose fold is not among those used last."""
+        learned = new = 0
+        for at, known in enumerate(knowns):
+            if known is None:
+                known = caches.folds.find(folds[at])
+                if known is None:
+                    learned += 1
+                    known, is_new = self._learn(caches, folds[at], texts[at], kept.get(at), kind)
+                    new += is_new
+                knowns[at] = known
+        for series, count in zip(_CACHE_SERIES, (len(knowns) - learned, learned, learned - new, new), strict=True):
+            series.inc(count)
+
     def _learn(
         self, caches: _Caches, fold: bytes, text: bytes, found: Sequence[tuple[int, int]] | None, kind: str
-    ) -> Known:
-        """Level 2: the template of a line whose fold is new."""
+    ) -> tuple[Known, bool]:
+        """Level 2: the template of a line whose fold is new, and whether it is new itself."""
         template = template_key(text, found)
         known = caches.templates.find(template)
+        is_new = known is None
         if known is None:
             question = Question(template_id(template), text_of(template), kind, text)
             known = caches.templates.young[template] = Known(question, self.number, self.rules.verdict)
         caches.folds.young[fold] = known
-        return known
+        return known, is_new
 
     def ask(self, questions: Sequence[Question]) -> list[Verdict]:
         """What the local stages say, one after the other; an abstention with its reason where none is sure."""
@@ -216,7 +240,8 @@ class Generation:
 def ask_stage(stage: Stage, questions: Sequence[Question]) -> Sequence[Verdict | None]:
     """Whatever a stage does, each question gets an answer or an abstention: a stage cannot lose a record."""
     try:
-        answers = stage.classify(questions)
+        with stage_seconds.labels(stage.name).time():
+            answers = stage.classify(questions)
     except StageError as error:
         emit(StageFailed(stage=stage.name, error=str(error)))
         return [abstention("stage_failed")] * len(questions)
@@ -245,8 +270,10 @@ class Cascade:
         field_name: str = "logclf",
         flatten: bool = False,
         local_wait_secs: float = float("inf"),
+        traffic: Traffic | None = None,
     ) -> None:
         self.generation = generation
+        self.traffic = Traffic() if traffic is None else traffic
         self.waiting = waiting
         self._message_keys = tuple(message_keys)
         self._field = field_name
@@ -292,7 +319,7 @@ class Cascade:
                 answer = known[NO_RULE] or self._open_answer(known, [start + at for at in positions], result)
                 for at in positions:
                     answers[at] = answer
-        _count(answers)
+        self.traffic.add(answers)
         return result
 
     async def _ask_local(
@@ -313,7 +340,10 @@ class Cascade:
             verdicts = await loop.run_in_executor(self._executor, self._ask_stages, generation, questions)
             for known, verdict in zip(asked, verdicts, strict=True):
                 known.local = verdict
-                if not verdict.abstained or self.waiting is None:
+                open_still = verdict.abstained or (
+                    verdict.provisional and self.waiting is not None and self.waiting.renews
+                )
+                if self.waiting is None or not open_still:
                     known[NO_RULE] = known.answer(verdict)
 
     def _ask_stages(self, generation: Generation, questions: Sequence[Question]) -> list[Verdict]:
@@ -331,6 +361,9 @@ class Cascade:
             return known.answer(abstention("model_busy"))
         if self.waiting is None:  # switched off while the model was asked
             return known.answer(known.local)
+        if not known.local.abstained:
+            self._renew(known)
+            return known.answer(known.local)
         return self._ask_llm(known, positions, result)
 
     def _ask_llm(self, known: Known, positions: list[int], result: Classified) -> Answer | None:
@@ -343,6 +376,14 @@ class Cascade:
         result.late.append(Late(known, positions, asked))
         return None
 
+    def _renew(self, known: Known) -> None:
+        """Ask again what a provisional verdict answers; no record waits for that."""
+        assert self.waiting is not None
+        asked = self.waiting.ask(known.question, 0)
+        if not isinstance(asked, Verdict) and asked is not known.renewal:
+            known.renewal = asked
+            asked.add_done_callback(lambda done: _remember(known, done))
+
     async def settle_late(self, late: Sequence[Late], answers: list[Answer | None]) -> None:
         """Wait for the LLM, at most as long as the waiting room allows; fill in what it said or why it did not."""
         if not late:
@@ -353,7 +394,11 @@ class Cascade:
             answer = item.known.answer(verdict)
             for at in item.positions:
                 answers[at] = answer
-        _count([answers[at] for item in late for at in item.positions])
+        self.traffic.add([answers[at] for item in late for at in item.positions])
+
+    def take_seen(self) -> Mapping[tuple[str, str], int]:
+        """How many records each verdict of the LLM or a person answered since this was last asked."""
+        return self.traffic.take_used()
 
     def attach(
         self, records: Sequence[AnyRecord], answers: Sequence[Answer | None], passthrough: frozenset[int] = frozenset()
@@ -414,13 +459,9 @@ def template_key(text: bytes, found: Sequence[tuple[int, int]] | None) -> bytes:
     return key(spell_kept(text, sorted({number for number, _ in found})) if found else text)
 
 
-def _count(answers: Sequence[Answer | None]) -> None:
-    counted = Counter(map(_SERIES, answers)) if all(answers) else Counter(answer.series for answer in answers if answer)
-    for series, count in counted.items():
-        series.inc(count)
-
-
-_SERIES: Callable[[Any], Counted] = attrgetter("series")
+_RULES_SECONDS = stage_seconds.labels("rules")
+_CACHE_SERIES = tuple(series.labels(tier) for tier in ("fold", "template") for series in (cache_hits, cache_misses))
+_FOLD_HITS = _CACHE_SERIES[0]
 
 
 @lru_cache(maxsize=1024)

@@ -153,8 +153,10 @@ def environment_names() -> dict[str, Place]:
     places: list[tuple[str, ...]] = []
     for section, field in Config.model_fields.items():
         model = field.annotation
-        whole = not (isinstance(model, type) and issubclass(model, BaseModel))
-        places += [(section,)] if whole else [(section, name) for name in model.model_fields]
+        if isinstance(model, type) and issubclass(model, BaseModel):
+            places += [(section, name) for name in model.model_fields]
+        else:
+            places.append((section,))
     return {"_".join(("LOGCLF", *place)).upper(): place for place in places}
 
 

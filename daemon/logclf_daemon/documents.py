@@ -122,7 +122,7 @@ def validated(model: type[Model], document: Document) -> Model:
 
 def _mistakes(model: type[BaseModel], document: Document, errors: list[ErrorDetails]) -> Iterator[str]:
     for error in errors:
-        place = _in_document(error["loc"], document.data)
+        place = _in_document(error["loc"], {} if document.data is None else document.data)
         key = ".".join(str(part) for part in place) or "the file"
         yield f"{document.where(place)}: {key}: {_words(model, error)}"
 
@@ -147,6 +147,10 @@ def _words(model: type[BaseModel], error: ErrorDetails) -> str:
         return "unknown option" + (f"; did you mean {close[0]!r}?" if close else "")
     if kind == "missing":
         return "missing"
+    if kind in {"tuple_type", "list_type"}:
+        return "must be a list, as in [one, two]"
+    if kind in {"model_type", "dict_type"}:
+        return "must hold keys and values"
     if kind in {"union_tag_invalid", "union_tag_not_found"}:
         context = error.get("ctx", {})
         return f"'type' must be one of {context.get('expected_tags', 'the known types')}"

@@ -16,7 +16,7 @@ from typing import ClassVar
 
 from prometheus_client import Counter
 
-from logclf_daemon.metrics import counter, gauge
+from logclf_daemon.metrics import counter, gauge, seconds
 
 LOGGER = logging.getLogger("logclf")
 QUIET_SECS = 10.0
@@ -32,6 +32,7 @@ class Event:
     labels: ClassVar[tuple[str, ...]] = ()  # fields that label the counter and the repetition limit
     amount: ClassVar[str | None] = None  # field that is added to the counter; one if None
     asked_for: ClassVar[bool] = False  # the answer to what a person did: never held back
+    traceback: ClassVar[bool] = False  # logged with that of the exception being handled
 
     def count_it(self) -> None:
         """Add this event to its counter, if it has one."""
@@ -92,7 +93,8 @@ def emit(event: Event) -> None:
     key = (type(event), *(getattr(event, name) for name in event.labels))
     held = _limiter.held_back(key) if event.level != logging.INFO and not event.asked_for else 0
     if held is not None:
-        LOGGER.log(event.level, "%s%s", event.text(), f" (and {held} more like this)" if held else "")
+        more = f" (and {held} more like this)" if held else ""
+        LOGGER.log(event.level, "%s%s", event.text(), more, exc_info=event.traceback)
 
 
 # --- the ledger -----------------------------------------------------------------------------------------------------
@@ -137,6 +139,30 @@ class OutputRecordsDropped(Event):
     output: str
     reason: str
     count: int
+
+
+# --- how it goes ----------------------------------------------------------------------------------------------------
+# Gauges without a comment are set when somebody looks (`telemetry.refresh`): they cost nothing otherwise.
+
+stage_seconds = seconds("stage", "Time of a call of a stage: a batch for the rules, a few templates else", "stage")
+cache_hits = counter("cache_hits", "Lines or templates found in a cache: fold, template or memory", "tier")
+cache_misses = counter("cache_misses", "Lines or templates not found in a cache: fold, template or memory", "tier")
+templates_new = counter("templates_new", "Templates not met lately")
+model_llm_answers = counter("model_llm_answers", "LLM answers by whether the model would have guessed them", "agree")
+input_lag_bytes = gauge(
+    "input_lag_bytes", "Bytes read or to be read and not delivered yet", "input"
+)  # files: each look
+input_lag_seconds = gauge("input_lag_seconds", "Age of the oldest line that is not delivered yet", "input")
+output_away_seconds = gauge("output_away_seconds", "How long an output has been unavailable, else 0", "output")
+llm_state = gauge("llm_state", "1 for the state the LLM is in", "state")
+llm_available = gauge("llm_available", "1 if a question would be asked now, 0 while it is not asked")
+llm_records_waiting = gauge("llm_records_waiting", "Records that wait for the LLM")
+llm_questions = gauge("llm_questions", "Templates queued for the LLM or asked now")
+generation_number = gauge("generation", "Number of the rules, model and labels in force")
+rules_loaded = gauge("rules", "Rules in force")
+ready = gauge("ready", "1 if /readyz would answer 200")
+uptime_seconds = gauge("uptime_seconds", "Time since the start")
+build = gauge("build_info", "Always 1; what runs is in the labels", "version", "python", "model")
 
 
 # --- life -----------------------------------------------------------------------------------------------------------
@@ -301,6 +327,7 @@ class InputNote(Event):
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ChunkRepeated(Event):
     message = "a sender repeated a chunk; it is acknowledged and not delivered again"
+    level = logging.WARNING  # odd, and a sender decides how often it comes: at most one line in ten seconds
     total = counter("chunks_repeated", "Chunks sent again by their sender and not delivered again", "input")
     labels = ("input",)
 
@@ -356,8 +383,9 @@ class StateTrouble(Event):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Bug(Event):
-    message = "a bug of ours; please report it with the traceback above"
+    message = "a bug of ours; please report it with the traceback below"
     level = logging.ERROR
+    traceback = True
     total = counter("bugs", "Unexpected exceptions", "where")
     labels = ("where",)
 

@@ -43,13 +43,17 @@ AnyRecord = Record | SealedRecord
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """What a stage says of a line: a label of the taxonomy, or `Unclassified` with the reason why."""
+    """What a stage says of a line: a label of the taxonomy, or `Unclassified` with the reason why.
+
+    A `provisional` one counts until the LLM, asked again in the background, says something else.
+    """
 
     label: str
     confidence: float
     stage: str
     rule: str | None = None
     reason: str | None = None
+    provisional: bool = False
 
     @property
     def abstained(self) -> bool:
@@ -100,7 +104,8 @@ class Batch:
     go with it. `passthrough` holds the positions of records that are not log lines (group markers): never classified.
     `alone` says that no other batch of its source is sent while it is: so at most one comes twice after a crash.
     `repeated` says that it was under way when the process died: parted once, it must be parted in the same way again.
-    `size` is how many bytes it was read from, where the input knows. `settle` is called exactly once.
+    `size` is how many bytes it was read from, where the input knows. `settle` is called exactly once. `safe_parts` is
+    for outputs that cut it: how many of its parts each of them has, so that only the rest is sent again.
     """
 
     source: str
@@ -116,6 +121,7 @@ class Batch:
     repeated: bool = False
     size: int = 0
     whole: Batch | None = None  # of which this is a part
+    safe_parts: dict[str, int] = field(default_factory=dict)
     settled: int = 0  # of its records, when parts of it settle one after the other
 
     def __len__(self) -> int:

@@ -12,11 +12,20 @@ from collections.abc import Callable, Iterator
 
 from logclf_daemon import __version__
 from logclf_daemon.activation import CONTROL, PassedSockets
-from logclf_daemon.build import Parts, build_parts, build_pipeline, cascade_of, generation_of, open_state, waiting_room
+from logclf_daemon.build import (
+    Parts,
+    build_parts,
+    build_pipeline,
+    cascade_of,
+    close,
+    generation_of,
+    open_state,
+    waiting_room,
+)
 from logclf_daemon.cascade import Cascade
 from logclf_daemon.config import Config
 from logclf_daemon.control import Answer, ControlServer, socket_path
-from logclf_daemon.errors import ConfigError
+from logclf_daemon.errors import ConfigError, ServiceUnavailable
 from logclf_daemon.events import (
     NotUsed,
     Reloaded,
@@ -27,14 +36,14 @@ from logclf_daemon.events import (
     Stopped,
     Stopping,
     emit,
-    records_dropped,
 )
-from logclf_daemon.metrics import value
 from logclf_daemon.notify import notify, notify_reloading, watchdog_secs
-from logclf_daemon.pipeline import OutputSlot, Pipeline
+from logclf_daemon.pipeline import Pipeline
 from logclf_daemon.resources import folder
+from logclf_daemon.telemetry import Running
 
 WATCH_SECS = 0.25  # how often rule and model files are looked at: a save is in force within a second
+SEEN_SECS = 10.0  # how often it is written down which remembered verdicts were used
 RESTART_SECTIONS = ("inputs", "outputs", "state", "record", "delivery", "http")
 
 Signature = tuple[tuple[str, int, int, int], ...]
@@ -66,6 +75,7 @@ class Service:
         self._directory = directory
         self._seen = self._signature()  # before they are read: a save from now on is noticed
         self._parts = build_parts(self.config, directory)
+        self._reviewed = reviews(self._parts)
         self._cascade = cascade_of(self._parts)
         self._state = state
         control = ControlServer(
@@ -90,7 +100,8 @@ class Service:
     async def _serve(self, pipeline: Pipeline) -> None:
         with self._signals(pipeline):
             background = [
-                asyncio.create_task(task) for task in (self._watch_files(), self._reloads(), feed_watchdog(pipeline))
+                asyncio.create_task(task)
+                for task in (self._watch_files(), self._reloads(), self._count_seen(), feed_watchdog(pipeline))
             ]
             self._tell_started()
             try:
@@ -158,23 +169,37 @@ class Service:
 
     async def status(self) -> Answer:
         """What the daemon does, for people and programs."""
-        parts, pipeline, state = self._parts, self._pipeline, self._state
+        parts, state, running = self._parts, self._state, self.running()
         return {
             "ok": True,
             "version": __version__,
             "uptime_secs": round(time.monotonic() - self._started, 1),
             "generation": self._number,
             "rules": len(parts.rules),
-            "model": f"{parts.model.path.name} {parts.model.digest[:8]}" if parts.model else "off",
+            "model": running.model,
             "llm": f"{self.config.llm.model}: {parts.llm.state}" if parts.llm else "off",
             "state": {
                 "directory": str(self._directory),
                 "offsets": ("behind: the disk takes no writes" if state.behind else "kept") if state else "not needed",
                 "lost": "yes: state.db was damaged and set aside" if state and state.lost else None,
             },
-            "inputs": {name: input_ledger(name) for name in (source.name for source in pipeline.inputs)},
-            "outputs": {slot.output.name: output_ledger(slot) for slot in pipeline.outputs},
+            "ready": "yes" if not (troubles := running.troubles()) else "; ".join(troubles),
+            "inputs": running.inputs(),
+            "outputs": running.outputs(),
         }
+
+    def running(self) -> Running:
+        """What runs now, for those who look at it."""
+        return Running(
+            config=self.config,
+            parts=self._parts,
+            cascade=self._cascade,
+            number=self._number,
+            started=self._started,
+            directory=self._directory,
+            pipeline=self._pipeline,
+            state=self._state,
+        )
 
     async def reload(self) -> str | None:
         """Read configuration, rules and model again and swap them in; the reason if they were refused."""
@@ -213,6 +238,23 @@ class Service:
             if now != self._seen:
                 self._seen = now
                 await self.reload()
+            await self._take_reviews()
+
+    async def _take_reviews(self) -> None:
+        """People changed remembered verdicts: the caches of the generation hold the old ones, a new one has none."""
+        async with self._reloading:
+            reviewed = await asyncio.to_thread(reviews, self._parts)
+            if reviewed is not None and reviewed != self._reviewed:
+                self._reviewed = reviewed
+                self._swap(self.config, self._parts)
+
+    async def _count_seen(self) -> None:
+        """Write down, every now and then, how often remembered verdicts were used."""
+        while True:
+            await asyncio.sleep(SEEN_SECS)
+            seen, memory = self._cascade.take_seen(), self._parts.memory
+            if seen and memory is not None:
+                await asyncio.to_thread(memory.saw, seen)
 
     def _signature(self) -> Signature:
         """Name, size, time and identity of every file a generation is made of."""
@@ -228,14 +270,19 @@ class Service:
         return tuple(found)
 
     def _close(self) -> None:
-        if (room := self._cascade.waiting) is not None:
-            room.close()
-        self._cascade.close()
-        self._parts.close()
+        close(self._cascade, self._parts)
 
     @property
     def cascade(self) -> Cascade:
         return self._cascade
+
+
+def reviews(parts: Parts) -> int | None:
+    """The number of changes people made to remembered verdicts; None while the file cannot be read."""
+    try:
+        return parts.memory.changes() if parts.memory is not None else None
+    except ServiceUnavailable:
+        return None
 
 
 async def feed_watchdog(pipeline: Pipeline) -> None:
@@ -252,23 +299,3 @@ async def feed_watchdog(pipeline: Pipeline) -> None:
         else:
             emit(Stalled(part=part, secs=secs / 2))
         await asyncio.sleep(secs / 4)
-
-
-def input_ledger(name: str) -> dict[str, float]:
-    """What became of the records of an input: read = delivered + dropped + returned + in_flight."""
-    counted = {word: value(f"logclf_records_{word}_total", input=name) for word in ("read", "delivered", "returned")}
-    dropped = sum(
-        sample.value
-        for metric in records_dropped.collect()
-        for sample in metric.samples
-        if sample.name.endswith("_total") and sample.labels["input"] == name
-    )
-    return {**counted, "dropped": dropped, "in_flight": value("logclf_records_in_flight", input=name)}
-
-
-def output_ledger(slot: OutputSlot) -> dict[str, object]:
-    """What an output took, and since when it is away."""
-    return {
-        "written": value("logclf_output_records_delivered_total", output=slot.output.name),
-        "away_secs": round(time.monotonic() - slot.away_since) if slot.away_since is not None else None,
-    }

@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from typing import Protocol
 
 from logclf_daemon.errors import StageError
-from logclf_daemon.events import Bug, StageFailed, emit
+from logclf_daemon.events import Bug, StageFailed, emit, stage_seconds
 from logclf_daemon.loose import LooseThreads
 from logclf_daemon.protocols import Stage
 from logclf_daemon.record import Question, Verdict, abstention
@@ -32,7 +32,7 @@ class WaitingRoom:
     """Asks a slow stage in the background, one flight a template.
 
     `max_waiting` bounds the records that wait, `max_questions` the questions queued, `wait_secs` how long a record
-    waits. `remember` is told each answer (verdict memory).
+    waits. `remember` is told each answer (verdict memory). `renews` says whether provisional verdicts are asked again.
     All methods belong to one event loop; the stage runs in threads.
     """
 
@@ -44,10 +44,12 @@ class WaitingRoom:
         max_waiting: int = 1000,
         max_questions: int = 1000,
         concurrency: int = 1,
+        renews: bool = True,
         remember: Callable[[Question, Verdict], None] | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.stage = stage
+        self.renews = renews
         self._wait_secs = wait_secs
         self._max_waiting = max_waiting
         self._max_questions = max_questions
@@ -95,7 +97,8 @@ class WaitingRoom:
         if (reason := self.stage.unavailable()) is not None:
             return abstention(reason)  # it failed while this question was queued
         try:
-            (verdict,) = self.stage.classify([question])
+            with stage_seconds.labels(self.stage.name).time():
+                (verdict,) = self.stage.classify([question])
         except StageError as error:
             emit(StageFailed(stage=self.stage.name, error=str(error)))
             return abstention("stage_failed")

@@ -17,6 +17,7 @@ COMMANDS = {
     "csv": ("logclf_daemon.cli.csv", "csv_command", "Add a label to each row of a CSV."),
     "explain": ("logclf_daemon.cli.explain", "explain", "Show what each stage says of one line."),
     "rules": ("logclf_daemon.cli.rules", "rules", "Check and try rule files."),
+    "verdicts": ("logclf_daemon.cli.verdicts", "verdicts", "Review what the LLM said; the last word is yours."),
     "model": ("logclf_daemon.cli.model", "model", "Show and measure the local model."),
     "config": ("logclf_daemon.cli.config", "config", "Check a configuration file."),
     "ctl": ("logclf_daemon.cli.ctl", "ctl", "Talk to a running daemon."),
@@ -67,10 +68,10 @@ def _complain(ctx: click.Context, text: str) -> None:
     if ctx.params.get("debug"):
         traceback.print_exc()
     for line in text.splitlines():
-        click.echo(f"error: {_harmless(line)}", err=True)
+        click.echo(f"error: {harmless(line)}", err=True)
 
 
-def _harmless(text: str) -> str:
+def harmless(text: str) -> str:
     """Text without anything a terminal would obey."""
     return "".join(letter if letter.isprintable() else f"\\x{ord(letter):02x}" for letter in text)
 

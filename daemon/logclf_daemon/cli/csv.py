@@ -58,7 +58,7 @@ def csv_command(
     Example:
       logclf-daemon csv logs.csv -o labelled.csv
     """
-    from logclf_daemon.build import build_parts, cascade_of  # heavy: not needed for --help
+    from logclf_daemon.build import build_parts, cascade_of, close  # heavy: not needed for --help
 
     log_to_stderr(logging.WARNING)
     config = overridden(
@@ -78,10 +78,7 @@ def csv_command(
                 name = source if source != "-" else "standard input"
                 summary = asyncio.run(classify_table(reader, writer, cascade, options, name=name, progress=progress))
         finally:
-            if cascade.waiting is not None:
-                cascade.waiting.close()
-            cascade.close()
-            parts.close()
+            close(cascade, parts)
     _report(summary)
 
 

@@ -37,7 +37,7 @@ def explain(
     Example:
       logclf-daemon explain 'sshd[811]: Failed password for root from 10.0.0.9 port 22 ssh2'
     """
-    from logclf_daemon.build import build_parts, cascade_of  # heavy: not needed for --help
+    from logclf_daemon.build import build_parts, cascade_of, close  # heavy: not needed for --help
     from logclf_daemon.cli.csv import _state
 
     log_to_stderr(logging.WARNING)
@@ -61,10 +61,7 @@ def explain(
             found = asyncio.run(_explained(cascade, source, text))
             click.echo(json.dumps(found) if as_json else _words(found))
     finally:
-        if cascade.waiting is not None:
-            cascade.waiting.close()
-        cascade.close()
-        parts.close()
+        close(cascade, parts)
 
 
 async def _explained(cascade: Any, source: str, line: bytes) -> dict[str, Any]:

@@ -25,7 +25,7 @@ from logclf_daemon.handshake import RandomBytes, ServerLogin, default_hostname
 from logclf_daemon.inputs._forward.connection import Connection
 from logclf_daemon.inputs._forward.dedup import Window
 from logclf_daemon.inputs._forward.server import Limits, Server
-from logclf_daemon.inputs._forward.sockets import UNIX, listen_tcp, listen_unix, resolve, split_address
+from logclf_daemon.inputs._forward.sockets import UNIX, keep_alive, listen_tcp, listen_unix, resolve, split_address
 from logclf_daemon.protocols import Emit
 
 ACCEPT_PAUSE_SECS = 1.0  # when no file descriptor is free and none becomes free
@@ -203,6 +203,9 @@ class ForwardInput:
     async def close(self) -> None:
         self.stop()
         self._close_listener()
+        if self._server.tasks:
+            # What waited for room in the pipeline is refused by now: it still has to be counted.
+            await asyncio.wait(self._server.tasks, timeout=CLOSE_SECS)
         for task in list(self._server.tasks):
             task.cancel()
         if self._server.tasks:
@@ -258,10 +261,12 @@ class ForwardInput:
         self._fresh.discard(sock)
         timeout = self._options.handshake_timeout_secs if self._tls else None
         try:
+            keep_alive(sock)
             await asyncio.get_running_loop().connect_accepted_socket(
                 lambda: Connection(self._server), sock, ssl=self._tls, ssl_handshake_timeout=timeout
             )
         except OSError as error:  # ssl.SSLError and the handshake's timeout are OSErrors too
+            sock.close()
             self._server.trouble("tls_handshake", self._options.listen, str(error) or type(error).__name__)
             self._server.freed.set()
 

@@ -56,6 +56,8 @@ class LlmOptions(BaseModel):
     keep_alive: str = Field("30m", description="How long the server keeps the model loaded after a question.")
     num_ctx: int = Field(4096, ge=1024, description="Context size; constant, since changing it reloads the model.")
     num_thread: int | None = Field(None, ge=1, description="Threads of the server's runner; none: its own choice.")
+    remember_days: float = Field(90, gt=0, description="How long an answer is kept after its template was last seen.")
+    max_remembered: int = Field(100_000, ge=1, description="How many answers are kept; those seen last stay.")
     allow_remote: bool = Field(False, description="Allow models that send your lines to another host.")
 
 
@@ -77,6 +79,7 @@ class LlmStage:
         self.options = options
         self.key = f"{options.model}/{taxonomy.digest}/{PROMPT_VERSION}"
         self.state = "unknown"
+        self._digest = ""
         self._prompt = Prompt(taxonomy)
         self._clock = clock
         self._lock = threading.Lock()
@@ -84,6 +87,10 @@ class LlmStage:
         self._pause = FIRST_PAUSE_SECS
         self._under_way: dict[int, float] = {}
         self._client = _client(options)
+
+    def identity(self) -> str:
+        """The model's name, with the digest of its weights once the server told it."""
+        return f"{self.options.model}@{self._digest}" if self._digest else self.options.model
 
     def unavailable(self) -> str | None:
         """Why a question would not be answered now, or None."""

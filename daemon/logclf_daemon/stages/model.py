@@ -79,9 +79,9 @@ class ModelStage:
             raise ConfigError(f"model.max_error_rate: {error}; raise it or use another model") from error
 
     def unchanged(self) -> bool:
-        """Whether the folder still holds the model that was loaded."""
+        """Whether the folder still holds the model that was loaded, whole: damage must be told before a restart."""
         try:
-            return folder.digest_of(folder.read_file(self.path / folder.CONFIG)) == self.digest
+            return folder.read(self.path).digest == self.digest
         except ConfigError:
             return False
 

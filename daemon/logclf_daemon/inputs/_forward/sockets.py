@@ -59,6 +59,15 @@ def listen_tcp(family: socket.AddressFamily, where: tuple[Any, ...], listen: str
     return listener
 
 
+def keep_alive(sock: socket.socket) -> None:
+    """Notice within minutes a peer that is gone without a word, or it would take the place of another for ever."""
+    if sock.family != socket.AF_UNIX:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+        for name, count in (("TCP_KEEPIDLE", 60), ("TCP_KEEPINTVL", 15), ("TCP_KEEPCNT", 6)):
+            if hasattr(socket, name):
+                sock.setsockopt(socket.IPPROTO_TCP, getattr(socket, name), count)
+
+
 def listen_unix(path: Path) -> socket.socket:
     """Listen at the path; a socket nobody answers on is left over from a crash and replaced."""
     listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)

@@ -408,6 +408,12 @@ class Catalog:
             tail.trouble = text
             self._notes.trouble("unreadable", tail.path or tail.label, text)
 
+    @property
+    def unreadable(self) -> tuple[tuple[str, str], ...]:
+        """Files that cannot be read now, each with the reason."""
+        found = {tail.path or tail.label: tail.trouble for tail in self.tails.values() if tail.trouble}
+        return tuple((os.fsdecode(path), why) for path, why in (self._closed_to_us | found).items())
+
     def works(self, tail: Tail) -> None:
         """It was read: what was wrong is over."""
         if tail.failures:

@@ -12,16 +12,17 @@ from collections import deque
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
+from logclf_daemon.events import input_lag_bytes
 from logclf_daemon.failpoint import reached
 from logclf_daemon.inputs._tail.catalog import Catalog
 from logclf_daemon.inputs._tail.filesystem import Filesystem
 from logclf_daemon.inputs._tail.identity import NOWHERE
+from logclf_daemon.inputs._tail.lag import Lag
 from logclf_daemon.inputs._tail.notes import Notes
 from logclf_daemon.inputs._tail.reading import BlockReader
 from logclf_daemon.inputs._tail.settings import TailSettings
 from logclf_daemon.inputs._tail.stream import Reading, Stream
 from logclf_daemon.inputs._tail.tail import Tail
-from logclf_daemon.metrics import gauge
 from logclf_daemon.record import Batch, Outcome
 from logclf_daemon.state import StateDb
 
@@ -29,8 +30,6 @@ COMMIT_SECS = 0.2
 STEP_BYTES = 2 << 20  # a step hands over about so much, so that acknowledgements are looked at in between
 STEP_VISITS = 512
 SOON_SECS = 0.25  # between looks that hints of a watcher ask for; more where a look takes long
-
-lag_bytes = gauge("input_lag_bytes", "Bytes of known files not read yet", "input")
 
 
 @dataclass(slots=True)
@@ -79,6 +78,9 @@ class Tailer:
         self._looking_secs = 0.0
         self._loaded = False
         self.discoveries = 0
+        self.lag = Lag(clock())
+        self.unreadable: tuple[tuple[str, str], ...] = ()  # path and why, as of the last look
+        self._bytes_read = 0
 
     def step(self, dirty: Iterable[bytes] | None = ()) -> Step:
         """Look around where it is due, read, write down. `dirty`: paths that changed; None: look everywhere."""
@@ -127,15 +129,19 @@ class Tailer:
                 self._discover_at = now
             for tail in list(self.catalog.tails.values()):
                 self._look_at_timers(tail, now)
-            lag_bytes.labels(self._settings.name).set(self._lag())
+            self._measure(now)
         if now >= self._discover_at and not (self._settings.once and self.catalog.discovered):
             self._discover_at = now + self._settings.discover_secs
             self.catalog.discover(now)
             self._looking_secs = self._clock() - now
             self.discoveries += 1
 
-    def _lag(self) -> int:
-        return sum(max(0, tail.end - tail.stream.position) for tail in self.catalog.tails.values() if not tail.inflate)
+    def _measure(self, now: float) -> None:
+        tails = [tail for tail in self.catalog.tails.values() if not tail.inflate]
+        self.lag.note(self._bytes_read, sum(max(0, tail.end - tail.stream.position) for tail in tails), now)
+        undelivered = sum(max(0, tail.end - tail.stream.safe_position) for tail in tails)
+        input_lag_bytes.labels(self._settings.name).set(undelivered)
+        self.unreadable = self.catalog.unreadable
 
     def _take_hints(self, dirty: Iterable[bytes], now: float) -> None:
         for path in dirty:
@@ -237,6 +243,7 @@ class Tailer:
             if after is not None and not more:
                 self._queue(after)
             budget -= abs(tail.stream.position - before)
+            self._bytes_read += 0 if tail.inflate else abs(tail.stream.position - before)
             if more:
                 self._queue(tail)
 

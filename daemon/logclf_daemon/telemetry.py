@@ -1,0 +1,189 @@
+"""How the daemon is doing, for whoever asks: `/metrics`, `/readyz`, the page, `ctl`. Computed when asked."""
+
+from __future__ import annotations
+
+import platform
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol, runtime_checkable
+
+from logclf_daemon import __version__, events
+from logclf_daemon.build import Parts
+from logclf_daemon.cascade import Cascade
+from logclf_daemon.config import Config
+from logclf_daemon.metrics import exposition, value
+from logclf_daemon.pipeline import OutputSlot, Pipeline
+from logclf_daemon.state import StateDb
+
+AWAY_SECS = 60.0  # an output that is away for longer is a reason to look
+LLM_STATES = ("off", "unknown", "ready", "absent", "model_missing", "refused", "remote_refused", "timeout", "failing")
+
+Facts = dict[str, Any]
+
+
+@runtime_checkable
+class Watched(Protocol):
+    """An input that knows what it has not read yet."""
+
+    name: str
+
+    @property
+    def unread_secs(self) -> float:
+        """How long the oldest line that was not read has been there."""
+
+    def troubles(self) -> list[str]:
+        """What keeps it from reading."""
+
+
+@dataclass(slots=True)
+class Running:
+    """What runs at the moment. `pipeline` is None where only HTTP is served."""
+
+    config: Config
+    parts: Parts
+    cascade: Cascade
+    number: int
+    started: float
+    directory: Path | None = None
+    pipeline: Pipeline | None = None
+    state: StateDb | None = None
+
+    def troubles(self) -> list[str]:
+        """Why the daemon is not ready, one line for each reason; none if it is."""
+        if self.pipeline is None:
+            return []
+        away = [slot for slot in self.pipeline.outputs if slot.required and away_secs(slot) > AWAY_SECS]
+        found = [f"output {slot.output.name}: unavailable for {away_secs(slot):.0f} s" for slot in away]
+        if not self.pipeline.inputs:
+            found.append("inputs: there are none")
+        for source in self.pipeline.inputs:
+            if isinstance(source, Watched):
+                found += [f"input {source.name}: {trouble}" for trouble in source.troubles()]
+        if self.state is not None and self.state.behind:
+            found.append("state: the disk takes no writes; positions are kept in memory")
+        return found
+
+    def notes(self) -> list[str]:
+        """What is worth knowing though the daemon is ready."""
+        llm = self.parts.llm
+        if llm is None or llm.state in ("ready", "unknown"):
+            return []
+        return [f"llm: {llm.state}; lines it would have decided stay Unclassified"]
+
+    def metrics(self) -> bytes:
+        """The Prometheus exposition of this moment."""
+        self._refresh()
+        return exposition()
+
+    def _refresh(self) -> None:
+        """Set the gauges that nobody keeps up to date otherwise."""
+        events.uptime_seconds.set(time.monotonic() - self.started)
+        events.build.labels(__version__, platform.python_version(), self.model).set(1)
+        events.generation_number.set(self.number)
+        events.rules_loaded.set(len(self.parts.rules))
+        events.ready.set(not self.troubles())
+        llm, room = self.parts.llm, self.cascade.waiting
+        for state in LLM_STATES:
+            events.llm_state.labels(state).set(state == (llm.state if llm else "off"))
+        events.llm_available.set(llm is not None and llm.unavailable() is None)
+        events.llm_records_waiting.set(room.waiting if room else 0)
+        events.llm_questions.set(room.questions if room else 0)
+        for name, facts in self.inputs().items():
+            events.input_lag_seconds.labels(name).set(facts["lag_secs"])
+            events.input_lag_bytes.labels(name).set(facts["lag_bytes"])
+        for slot in self.pipeline.outputs if self.pipeline else ():
+            events.output_away_seconds.labels(slot.output.name).set(away_secs(slot))
+
+    @property
+    def model(self) -> str:
+        model = self.parts.model
+        return f"{model.path.name} {model.digest[:8]}" if model else "off"
+
+    def inputs(self) -> dict[str, Facts]:
+        """Each input's ledger and lag."""
+        if self.pipeline is None:
+            return {}
+        found = {}
+        unsettled = self.pipeline.unsettled()
+        for source in self.pipeline.inputs:
+            age, size = unsettled.get(source.name, (0.0, 0))
+            # A source that is read knows what it has not read; of one that is sent to us we know what we took.
+            watched = isinstance(source, Watched)
+            found[source.name] = input_ledger(source.name) | {
+                "lag_secs": round(max(age, source.unread_secs if isinstance(source, Watched) else 0.0), 3),
+                "lag_bytes": value("logclf_input_lag_bytes", input=source.name) if watched else size,
+            }
+        return found
+
+    def outputs(self) -> dict[str, Facts]:
+        """What each output took, and since when it is away."""
+        return {slot.output.name: output_ledger(slot) for slot in self.pipeline.outputs} if self.pipeline else {}
+
+    def llm(self) -> Facts:
+        """The state of the LLM and its queue."""
+        llm, room = self.parts.llm, self.cascade.waiting
+        return {
+            "model": self.config.llm.model if llm else None,
+            "state": llm.state if llm else "off",
+            "available": llm is not None and llm.unavailable() is None,
+            "questions": room.questions if room else 0,
+            "records_waiting": room.waiting if room else 0,
+        }
+
+    def live(self) -> Facts:
+        """What changes from second to second; rates are the reader's business: it sees two of these."""
+        troubles = self.troubles()
+        return {
+            "at": time.time(),
+            "version": __version__,
+            "uptime_secs": round(time.monotonic() - self.started, 1),
+            "generation": self.number,
+            "rules": len(self.parts.rules),
+            "model": self.model,
+            "ready": not troubles,
+            "troubles": troubles,
+            "notes": self.notes(),
+            "verdicts": verdict_counts(),
+            "inputs": self.inputs(),
+            "outputs": self.outputs(),
+            "llm": self.llm(),
+            "templates": len(self.cascade.traffic),
+            "templates_new": value("logclf_templates_new_total"),
+        }
+
+
+def away_secs(slot: OutputSlot) -> float:
+    """How long an output has been away, 0 if it is there."""
+    return time.monotonic() - slot.away_since if slot.away_since is not None else 0.0
+
+
+def verdict_counts() -> list[Facts]:
+    """Records by stage and label since the start."""
+    return [
+        {"stage": sample.labels["stage"], "label": sample.labels["label"], "count": int(sample.value)}
+        for metric in events.verdicts_total.collect()
+        for sample in metric.samples
+        if sample.name.endswith("_total")
+    ]
+
+
+def input_ledger(name: str) -> Facts:
+    """What became of the records of an input: read = delivered + dropped + returned + in_flight."""
+    counted = {word: value(f"logclf_records_{word}_total", input=name) for word in ("read", "delivered", "returned")}
+    dropped = sum(
+        sample.value
+        for metric in events.records_dropped.collect()
+        for sample in metric.samples
+        if sample.name.endswith("_total") and sample.labels["input"] == name
+    )
+    return {**counted, "dropped": dropped, "in_flight": value("logclf_records_in_flight", input=name)}
+
+
+def output_ledger(slot: OutputSlot) -> Facts:
+    """What an output took, since when it is away, and why."""
+    return {
+        "written": value("logclf_output_records_delivered_total", output=slot.output.name),
+        "away_secs": round(away_secs(slot)) if slot.away_since is not None else None,
+        "error": slot.error,
+    }
