@@ -113,8 +113,8 @@ def generation_of(parts: Parts, number: int) -> Generation:
     return Generation(number, parts.rules, stages, parts.config.taxonomy)
 
 
-def waiting_room(parts: Parts, *, patient: bool = False) -> WaitingRoom | None:
-    """The queue before the LLM; a `patient` one (csv) waits for every answer."""
+def waiting_room(parts: Parts, *, patient: bool = False, budget: int | None = None) -> WaitingRoom | None:
+    """The queue before the LLM; a `patient` one (csv) waits for every answer, `budget` bounds the questions in all."""
     if parts.llm is None:
         return None
     options = parts.config.llm
@@ -124,6 +124,7 @@ def waiting_room(parts: Parts, *, patient: bool = False) -> WaitingRoom | None:
         max_waiting=10**9 if patient else options.max_waiting,
         max_questions=10**9 if patient else options.max_questions,
         concurrency=options.concurrency,
+        budget=budget,
         renews=not patient,
         remember=partial(_llm_answered, parts),
     )
@@ -140,12 +141,12 @@ def _llm_answered(parts: Parts, question: Question, verdict: Verdict) -> None:
         model_llm_answers.labels("yes" if max(guesses, key=guesses.__getitem__) == verdict.label else "no").inc()
 
 
-def cascade_of(parts: Parts, *, patient: bool = False) -> Cascade:
+def cascade_of(parts: Parts, *, patient: bool = False, budget: int | None = None) -> Cascade:
     """The cascade that `run`, `csv`, `explain` and HTTP share."""
     record = parts.config.record
     return Cascade(
         generation_of(parts, 1),
-        waiting=waiting_room(parts, patient=patient),
+        waiting=waiting_room(parts, patient=patient, budget=budget),
         message_keys=record.message_keys,
         field_name=record.field,
         flatten=record.flatten,

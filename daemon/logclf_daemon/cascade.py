@@ -14,7 +14,7 @@ import re
 import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from pathlib import PurePath
 from typing import Protocol
@@ -369,7 +369,8 @@ class Cascade:
     def _ask_llm(self, known: Known, positions: list[int], result: Classified) -> Answer | None:
         """The LLM's answer now, or why there is none; None if the records at `positions` wait for it."""
         assert self.waiting is not None
-        asked = self.waiting.ask(known.question, len(positions))
+        assert known.local is not None
+        asked = self.waiting.ask(replace(known.question, guess=known.local.guess), len(positions))
         if isinstance(asked, Verdict):
             return known.answer(asked)
         asked.add_done_callback(lambda done: _remember(known, done))
@@ -442,6 +443,7 @@ class Cascade:
         for stage in stages:
             started = time.perf_counter()
             (verdict,) = ask_stage(stage, [question])
+            question = replace(question, guess=(verdict and verdict.guess) or question.guess)
             steps.append(Step(stage.name, verdict, time.perf_counter() - started))
         return question, steps
 

@@ -294,6 +294,11 @@ class LlmCalled(Event):
     secs: float
 
 
+llm_breaker = gauge("llm_breaker", "1 for the state of the breaker before the LLM", "state")
+llm_questions = gauge("llm_questions", "Templates queued for the LLM or under way")
+llm_waiting = gauge("llm_waiting_records", "Records that wait for the LLM")
+
+
 # --- inputs ---------------------------------------------------------------------------------------------------------
 
 

@@ -141,8 +141,8 @@ class Pipeline:
         self._jitter = jitter
         self._under_way: set[asyncio.Task[None]] = set()
         self._turns: dict[str, _Turn] = {}
-        self._carried: set[_Turn] = set()
         self._emitted: dict[int, tuple[str, float, int]] = {}  # batches not settled: input, when, bytes; oldest first
+        self._carried: set[_Turn] = set()
         self._stopping = asyncio.Event()
         self._over = False
         self._failure: BaseException | None = None

@@ -45,6 +45,7 @@ class Kind:
 INPUTS: dict[str, Kind] = {
     "files": Kind("logclf_daemon.inputs.files", "FilesInput", "FilesInputOptions", needs=("state", "once")),
     "forward": Kind("logclf_daemon.inputs.forward", "ForwardInput", "ForwardInputOptions", wants=("sockets",)),
+    "journald": Kind("logclf_daemon.inputs.journald", "JournaldInput", "JournaldInputOptions", needs=("state", "once")),
     "stdin": Kind("logclf_daemon.inputs.stdin", "StdinInput", "StdinInputOptions"),
     "memory": Kind("logclf_daemon.inputs.memory", "MemoryInput", "MemoryInputOptions"),
 }

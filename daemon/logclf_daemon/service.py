@@ -90,6 +90,8 @@ class Service:
                 await control.open()
             for left in sockets.close():
                 emit(SocketNotUsed(socket=left))
+            if (room := self._cascade.waiting) is not None:
+                room.warm_up()
             await self._serve(self._pipeline)
         finally:
             await control.close()
@@ -177,7 +179,7 @@ class Service:
             "generation": self._number,
             "rules": len(parts.rules),
             "model": running.model,
-            "llm": f"{self.config.llm.model}: {parts.llm.state}" if parts.llm else "off",
+            "llm": self._llm_status(),
             "state": {
                 "directory": str(self._directory),
                 "offsets": ("behind: the disk takes no writes" if state.behind else "kept") if state else "not needed",
@@ -200,6 +202,13 @@ class Service:
             pipeline=self._pipeline,
             state=self._state,
         )
+
+    def _llm_status(self) -> str:
+        llm, room = self._parts.llm, self._cascade.waiting
+        if llm is None or room is None:
+            return "off"
+        words = f"{self.config.llm.model}: {llm.state}, breaker {llm.breaker}"
+        return f"{words}, {room.questions} questions queued, {room.waiting} records wait"
 
     async def reload(self) -> str | None:
         """Read configuration, rules and model again and swap them in; the reason if they were refused."""
@@ -226,6 +235,8 @@ class Service:
             room, self._cascade.waiting = self._cascade.waiting, waiting_room(parts)
             if room is not None:
                 room.close()
+            if self._cascade.waiting is not None:
+                self._cascade.waiting.warm_up()
         self._cascade.generation = generation_of(parts, self._number)
         before.close(kept=parts)
         emit(Reloaded(generation=self._number, rules=len(parts.rules)))

@@ -7,6 +7,7 @@ from pathlib import Path
 import click
 
 from logclf_daemon.cli.options import base_config, config_option
+from logclf_daemon.cli.suggest import suggest
 from logclf_daemon.errors import ConfigError, LogclfError
 from logclf_daemon.resources import cache_directory, folder
 from logclf_daemon.stages.rules import RuleSet, RulesOptions, read_rules
@@ -28,6 +29,9 @@ def _loaded(config_path: Path | None, paths: tuple[Path, ...]) -> RuleSet:
 
 
 _PATHS = click.argument("paths", nargs=-1, type=click.Path(path_type=Path))
+
+
+rules.add_command(suggest)
 
 
 @rules.command()

@@ -63,14 +63,15 @@ def _with_memory(command: Command) -> Callable[..., Any]:
     @click.option("--state-dir", type=click.Path(path_type=Path, file_okay=False), help="The daemon's state folder.")
     @wraps(command)
     def run(*args: Any, config_path: Path | None, state_dir: Path | None, **options: Any) -> Any:
-        with _opened(config_path, state_dir) as (memory, taxonomy):
+        with opened(config_path, state_dir) as (memory, taxonomy):
             return command(memory, taxonomy, *args, **options)
 
     return run
 
 
 @contextmanager
-def _opened(config_path: Path | None, state_dir: Path | None) -> Iterator[tuple[VerdictMemory, Taxonomy]]:
+def opened(config_path: Path | None, state_dir: Path | None) -> Iterator[tuple[VerdictMemory, Taxonomy]]:
+    """The memory of the configured (or this) state folder, and the labels in force."""
     config = base_config(config_path)
     state = state_directory(StateOptions(directory=state_dir) if state_dir is not None else config.state)
     llm = LlmStage(config.llm, config.taxonomy)
