@@ -136,7 +136,7 @@ def written(path: Path | None, environment: Mapping[str, str] = os.environ) -> D
     document = load(path) if path is not None else Document("configuration", None)
     if document.data is not None and not isinstance(document.data, dict):
         raise ConfigError(f"{path}:1: a configuration is a mapping such as 'inputs: […]'")
-    data, origins = dict(document.data or {}), dict[Place, str]()
+    data, origins, lines = dict(document.data or {}), dict[Place, str](), dict(document.lines)
     for name, place in environment_names().items():
         if name not in environment:
             continue
@@ -145,7 +145,8 @@ def written(path: Path | None, environment: Mapping[str, str] = os.environ) -> D
         if len(place) == 1 or section is None or isinstance(section, dict):
             data[str(place[0])] = value if len(place) == 1 else {**(section or {}), place[1]: value}
         origins[place] = f"environment variable {name}"
-    return Document(document.name, data, document.lines, origins)
+        lines = {known: line for known, line in lines.items() if known[: len(place)] != place}
+    return Document(document.name, data, lines, origins)
 
 
 def environment_names() -> dict[str, Place]:

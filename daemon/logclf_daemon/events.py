@@ -157,7 +157,6 @@ output_away_seconds = gauge("output_away_seconds", "How long an output has been 
 llm_state = gauge("llm_state", "1 for the state the LLM is in", "state")
 llm_available = gauge("llm_available", "1 if a question would be asked now, 0 while it is not asked")
 llm_records_waiting = gauge("llm_records_waiting", "Records that wait for the LLM")
-llm_questions = gauge("llm_questions", "Templates queued for the LLM or asked now")
 generation_number = gauge("generation", "Number of the rules, model and labels in force")
 rules_loaded = gauge("rules", "Rules in force")
 ready = gauge("ready", "1 if /readyz would answer 200")
