@@ -179,11 +179,10 @@ class Started(Event):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class NotUsed(Event):
-    message = "a setting has no effect in this version"
-    level = logging.WARNING
+class HttpListens(Event):
+    message = "the live page and the HTTP API are there"
 
-    setting: str
+    url: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -21,6 +21,7 @@ COMMANDS = {
     "model": ("logclf_daemon.cli.model", "model", "Show and measure the local model."),
     "config": ("logclf_daemon.cli.config", "config", "Check a configuration file."),
     "ctl": ("logclf_daemon.cli.ctl", "ctl", "Talk to a running daemon."),
+    "serve": ("logclf_daemon.cli.serve", "serve", "Serve the HTTP API and the live page alone."),
     "doctor": ("logclf_daemon.cli.doctor", "doctor", "Check this host and say what to do."),
 }
 
