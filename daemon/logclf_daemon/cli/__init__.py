@@ -22,6 +22,7 @@ COMMANDS = {
     "llm": ("logclf_daemon.cli.llm", "llm", "Measure the LLM."),
     "config": ("logclf_daemon.cli.config", "config", "Check a configuration file."),
     "ctl": ("logclf_daemon.cli.ctl", "ctl", "Talk to a running daemon."),
+    "serve": ("logclf_daemon.cli.serve", "serve", "Serve the HTTP API and the live page alone."),
     "install-service": ("logclf_daemon.cli.service", "install_service", "Make it a systemd service of this host."),
     "uninstall-service": ("logclf_daemon.cli.service", "uninstall_service", "Take the systemd service away."),
     "doctor": ("logclf_daemon.cli.doctor", "doctor", "Check this host and say what to do."),
