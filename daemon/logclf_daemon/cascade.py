@@ -430,23 +430,44 @@ class Cascade:
 
     def explain(self, source: str, line: bytes) -> tuple[Question, list[Step]]:
         """Ask every stage about one line, whatever the earlier ones said, and time each."""
+        question, steps = self._explain_rules(source, line)
+        for stage in [*self.generation.stages, *([self.waiting.stage] if self.waiting else [])]:
+            step = _step(stage, question)
+            question = replace(question, guess=(step.verdict and step.verdict.guess) or question.guess)
+            steps.append(step)
+        return question, steps
+
+    async def explained(self, source: str, line: bytes) -> tuple[Question, list[Step], Answer]:
+        """The same beside running traffic, and the verdict; the LLM is asked only where its answer counts."""
+        question, steps = self._explain_rules(source, line)
+        loop = asyncio.get_running_loop()
+        for stage in self.generation.stages:
+            steps.append(await loop.run_in_executor(self._executor, _step, stage, question))
+        started = time.perf_counter()
+        classified = await self.classify(source, [line or None])
+        if classified.late:
+            await self.settle_late(classified.late, classified.answers)
+            answer = classified.answers[0]
+            assert answer is not None
+            steps.append(Step("llm", answer.verdict, time.perf_counter() - started))
+        answer = classified.answers[0]
+        assert answer is not None
+        return question, steps, answer
+
+    def _explain_rules(self, source: str, line: bytes) -> tuple[Question, list[Step]]:
         generation = self.generation
         started = time.perf_counter()
         (number,), kept = generation.rules.match(source, [line])
-        steps = [
-            Step(
-                "rules", None if number == NO_RULE else generation.rules.verdict(number), time.perf_counter() - started
-            )
-        ]
+        verdict = None if number == NO_RULE else generation.rules.verdict(number)
+        steps = [Step("rules", verdict, time.perf_counter() - started)]
         template = template_key(line, kept.get(0))
-        question = Question(template_id(template), text_of(template), source_class(source), line)
-        stages = [*generation.stages, *([self.waiting.stage] if self.waiting else [])]
-        for stage in stages:
-            started = time.perf_counter()
-            (verdict,) = ask_stage(stage, [question])
-            question = replace(question, guess=(verdict and verdict.guess) or question.guess)
-            steps.append(Step(stage.name, verdict, time.perf_counter() - started))
-        return question, steps
+        return Question(template_id(template), text_of(template), source_class(source), line), steps
+
+
+def _step(stage: Stage, question: Question) -> Step:
+    started = time.perf_counter()
+    (verdict,) = ask_stage(stage, [question])
+    return Step(stage.name, verdict, time.perf_counter() - started)
 
 
 def _remember(known: Known, done: asyncio.Future[Verdict]) -> None:

@@ -78,9 +78,17 @@ class StateOptions(_Section):
 
 
 class HttpOptions(_Section):
-    """Reserved for the HTTP API; this version does not listen."""
+    """The HTTP API and the live page."""
 
-    listen: str | None = Field(None, description="Not used by this version.")
+    listen: str | None = Field(None, description="host:port, such as 127.0.0.1:24280; none: no HTTP.")
+    token: SecretStr | None = Field(
+        None, description="Asked of every client as `Authorization: Bearer …`; needed where `listen` is not loopback."
+    )
+    hosts: tuple[str, ...] = Field((), description="More names it may be called by, besides localhost.")
+    review: bool = Field(True, description="Verdicts and rules may be changed over HTTP.")
+    max_body_bytes: int = Field(4 << 20, ge=1024, description="Largest JSON or NDJSON line and JSON body.")
+    max_upload_bytes: int = Field(2 << 30, ge=1024, description="Largest CSV or NDJSON upload.")
+    requests_per_sec: float = Field(50, gt=0, description="Requests a second of one client; twice as many at once.")
 
 
 class Config(_Section):
@@ -136,7 +144,7 @@ def written(path: Path | None, environment: Mapping[str, str] = os.environ) -> D
     document = load(path) if path is not None else Document("configuration", None)
     if document.data is not None and not isinstance(document.data, dict):
         raise ConfigError(f"{path}:1: a configuration is a mapping such as 'inputs: […]'")
-    data, origins = dict(document.data or {}), dict[Place, str]()
+    data, origins, lines = dict(document.data or {}), dict[Place, str](), dict(document.lines)
     for name, place in environment_names().items():
         if name not in environment:
             continue
@@ -145,7 +153,8 @@ def written(path: Path | None, environment: Mapping[str, str] = os.environ) -> D
         if len(place) == 1 or section is None or isinstance(section, dict):
             data[str(place[0])] = value if len(place) == 1 else {**(section or {}), place[1]: value}
         origins[place] = f"environment variable {name}"
-    return Document(document.name, data, document.lines, origins)
+        lines = {known: line for known, line in lines.items() if known[: len(place)] != place}
+    return Document(document.name, data, lines, origins)
 
 
 def environment_names() -> dict[str, Place]:

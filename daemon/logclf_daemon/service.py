@@ -27,7 +27,6 @@ from logclf_daemon.config import Config
 from logclf_daemon.control import Answer, ControlServer, socket_path
 from logclf_daemon.errors import ConfigError, ServiceUnavailable
 from logclf_daemon.events import (
-    NotUsed,
     Reloaded,
     ReloadRefused,
     SocketNotUsed,
@@ -37,6 +36,7 @@ from logclf_daemon.events import (
     Stopping,
     emit,
 )
+from logclf_daemon.http.server import STOP_SECS, HttpServer
 from logclf_daemon.notify import notify, notify_reloading, watchdog_secs
 from logclf_daemon.pipeline import Pipeline
 from logclf_daemon.resources import folder
@@ -83,9 +83,12 @@ class Service:
             {"status": self.status, "reload": self._reload_and_tell, "reload_soon": self._reload_soon},
             sockets.take_named(CONTROL),
         )
+        self._http = HttpServer(self.config.http, self._http_app) if self.config.http.listen is not None else None
         try:
             self._pipeline = build_pipeline(self.config, self._cascade, state, once=self._once, sockets=sockets)
             await self._pipeline.open()
+            if self._http is not None:
+                self._http.open()
             if not self._once:
                 await control.open()
             for left in sockets.close():
@@ -95,6 +98,8 @@ class Service:
             await self._serve(self._pipeline)
         finally:
             await control.close()
+            if self._http is not None:
+                self._http.close()
             self._close()
             if state is not None:
                 state.close()
@@ -106,13 +111,23 @@ class Service:
                 for task in (self._watch_files(), self._reloads(), self._count_seen(), feed_watchdog(pipeline))
             ]
             self._tell_started()
+            http = asyncio.create_task(self._http.serve()) if self._http is not None else None
             try:
                 await pipeline.run()
             finally:
+                if self._http is not None and http is not None:
+                    self._http.stop()
+                    await asyncio.wait([http], timeout=STOP_SECS + 1)
+                    background.append(http)
                 for task in background:
                     task.cancel()
                 await asyncio.gather(*background, return_exceptions=True)
         emit(Stopped(delivered=pipeline.totals.delivered, returned=pipeline.totals.returned))
+
+    def _http_app(self) -> object:
+        from logclf_daemon.http.app import create_app  # heavy, and only needed where there is a port
+
+        return create_app(self)
 
     def _tell_started(self) -> None:
         parts = self._parts
@@ -126,8 +141,6 @@ class Service:
                 llm=self.config.llm.model if parts.llm else "off",
             )
         )
-        if self.config.http.listen is not None:
-            emit(NotUsed(setting="http.listen"))
         notify("READY=1", f"STATUS={len(parts.rules)} rules, generation {self._number}")
 
     @contextlib.contextmanager
@@ -191,11 +204,11 @@ class Service:
         }
 
     def _llm_status(self) -> str:
-        llm, room = self._parts.llm, self._cascade.waiting
-        if llm is None or room is None:
+        llm = self.running().llm()
+        if llm["model"] is None:
             return "off"
-        words = f"{self.config.llm.model}: {llm.state}, breaker {llm.breaker}"
-        return f"{words}, {room.questions} questions queued, {room.waiting} records wait"
+        words = f"{llm['model']}: {llm['state']}, breaker {llm['breaker']}"
+        return f"{words}, {llm['questions']} questions queued, {llm['records_waiting']} records wait"
 
     def running(self) -> Running:
         """What runs now, for those who look at it."""
@@ -249,9 +262,9 @@ class Service:
             if now != self._seen:
                 self._seen = now
                 await self.reload()
-            await self._take_reviews()
+            await self.reviewed()
 
-    async def _take_reviews(self) -> None:
+    async def reviewed(self) -> None:
         """People changed remembered verdicts: the caches of the generation hold the old ones, a new one has none."""
         async with self._reloading:
             reviewed = await asyncio.to_thread(reviews, self._parts)
