@@ -202,20 +202,20 @@ def test_a_template_is_reviewed_in_place_by_keyboard(tmp_path: Path, page_of: Ca
 def test_a_rule_is_made_in_place(tmp_path: Path, page_of: Callable[..., Any]) -> None:
     with Served(tmp_path) as served:
         page = page_of(served)
-        page.fill("#filter", "beta beta gata")
+        page.fill("#filter", "beta beta alta")
         until(page, "document.querySelectorAll('.template').length === 1")
         page.click("text=Make a rule")
-        until(page, "document.getElementById('rule-pattern').value === 'beta beta gata'")
+        until(page, "document.getElementById('rule-pattern').value === 'beta beta alta'")
         page.fill("#rule-pattern", "(?=beta)")
         page.wait_for_selector("#rule-error:not([hidden])")
-        page.fill("#rule-pattern", "beta .* gata")
+        page.fill("#rule-pattern", "beta .* alta")
         until(page, "document.getElementById('rule-matches').textContent.includes('template')")
         page.select_option("#rule-label", "Workflow Error")
         kept(page, "rule")
         page.click("#rule-save")
         page.wait_for_selector("#rule", state="hidden")
 
-        assert "beta .* gata" in (tmp_path / "review.yaml").read_text()
+        assert "beta .* alta" in (tmp_path / "review.yaml").read_text()
         assert served.host.reloads == 1
 
 

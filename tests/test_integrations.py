@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 import yaml
+from prometheus_client.metrics import MetricWrapperBase
 
 import logclf_daemon.service  # noqa: F401  # all metrics are declared now
 from logclf_daemon.metrics import REGISTRY
@@ -48,8 +49,9 @@ def expressions() -> list[tuple[str, str]]:
 def samples() -> dict[str, set[str]]:
     """Every sample name, with its labels."""
     found: dict[str, set[str]] = {}
-    for metric in REGISTRY._names_to_collectors.values():
-        labels = set(getattr(metric, "_labelnames", ()))
+    for metric in set(REGISTRY._names_to_collectors.values()):
+        assert isinstance(metric, MetricWrapperBase)
+        labels = set(metric._labelnames)
         for described in metric.describe():
             kinds = {"counter": ["_total"], "histogram": ["_bucket", "_sum", "_count"]}.get(described.type, [""])
             for ending in kinds:

@@ -288,7 +288,17 @@ function fillRow(row, template) {
     element("span", { textContent: harmless(template.source) }), element("span", { textContent: ago < 1 ? "new" : `first ${span(ago)} ago` }));
 }
 
+// One list at a time; what was asked for meanwhile is shown by one more.
+let listing = false, again = false;
 async function list() {
+  again = true;
+  if (listing) return;
+  listing = true;
+  while (again) { again = false; await listOnce(); }
+  listing = false;
+}
+
+async function listOnce() {
   let found;
   try {
     found = await get(`/api/v1/templates?kind=${state.kind}&order=${state.order}&limit=${state.limit}`);
