@@ -72,9 +72,13 @@ class SlowStage(FixedStage):
         super().__init__(answers, name="llm")
         self.go_on = threading.Event()
         self.reason: str | None = None
+        self.warm = False
 
     def unavailable(self) -> str | None:
         return self.reason
+
+    def warm_up(self) -> None:
+        self.warm = True
 
     def classify(self, questions: Sequence[Question]) -> list[Verdict | None]:
         self.go_on.wait(20)

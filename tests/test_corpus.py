@@ -205,13 +205,13 @@ def test_the_card_tells_how_large_the_corpus_is(ours: list[Program]) -> None:
 
 
 def test_every_label_is_told_apart_from_lines_that_read_nearly_the_same(ours: list[Program]) -> None:
-    """Hard negatives: pairs of one program that share most words and have other labels."""
+    """Hard negatives: pairs of one program that share two words of five or more and have other labels."""
     seen: Counter[str] = Counter()
     for program in ours:
         words = [(template.label, set(template.masked.split())) for template in program.templates]
         for at, (label, mine) in enumerate(words):
             for other, theirs in words[:at]:
-                if label != other and len(mine & theirs) >= 0.6 * len(mine | theirs):
+                if label != other and len(mine & theirs) >= 0.4 * len(mine | theirs):
                     seen.update((label, other))
 
     assert set(seen) == set(LABELS)

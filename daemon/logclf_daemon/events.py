@@ -142,16 +142,15 @@ class OutputRecordsDropped(Event):
 
 
 # --- how it goes ----------------------------------------------------------------------------------------------------
-# Gauges without a comment are set when somebody looks (`telemetry.refresh`): they cost nothing otherwise.
+# Gauges without a comment are set when somebody looks (`Running.metrics`): they cost nothing otherwise.
 
 stage_seconds = seconds("stage", "Time of a call of a stage: a batch for the rules, a few templates else", "stage")
 cache_hits = counter("cache_hits", "Lines or templates found in a cache: fold, template or memory", "tier")
 cache_misses = counter("cache_misses", "Lines or templates not found in a cache: fold, template or memory", "tier")
 templates_new = counter("templates_new", "Templates not met lately")
 model_llm_answers = counter("model_llm_answers", "LLM answers by whether the model would have guessed them", "agree")
-input_lag_bytes = gauge(
-    "input_lag_bytes", "Bytes read or to be read and not delivered yet", "input"
-)  # files: each look
+# For files at each look.
+input_lag_bytes = gauge("input_lag_bytes", "Bytes read or to be read and not delivered yet", "input")
 input_lag_seconds = gauge("input_lag_seconds", "Age of the oldest line that is not delivered yet", "input")
 output_away_seconds = gauge("output_away_seconds", "How long an output has been unavailable, else 0", "output")
 llm_state = gauge("llm_state", "1 for the state the LLM is in", "state")
@@ -181,11 +180,10 @@ class Started(Event):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class NotUsed(Event):
-    message = "a setting has no effect in this version"
-    level = logging.WARNING
+class HttpListens(Event):
+    message = "the live page and the HTTP API are there"
 
-    setting: str
+    url: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -193,6 +191,25 @@ class Stopping(Event):
     message = "stopping: inputs closed, delivering what is under way"
 
     signal: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Stalled(Event):
+    message = "a part that carries batches has come to a stand; systemd will hear no more of us and start us again"
+    level = logging.ERROR
+    total = counter("stalls", "Times a part of the daemon came to a stand", "part")
+    labels = ("part",)
+
+    part: str
+    secs: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SocketNotUsed(Event):
+    message = "systemd holds a socket that nothing here reads; `listen` of an input must name it, or disable its unit"
+    level = logging.WARNING
+
+    socket: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -273,6 +290,9 @@ class LlmCalled(Event):
     outcome: str
     template: str
     secs: float
+
+
+llm_breaker = gauge("llm_breaker", "1 for the state of the breaker before the LLM", "state")
 
 
 # --- inputs ---------------------------------------------------------------------------------------------------------

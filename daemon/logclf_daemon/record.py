@@ -45,7 +45,8 @@ AnyRecord = Record | SealedRecord
 class Verdict:
     """What a stage says of a line: a label of the taxonomy, or `Unclassified` with the reason why.
 
-    A `provisional` one counts until the LLM, asked again in the background, says something else.
+    A `provisional` one counts until the LLM, asked again in the background, says something else. `guess` is what an
+    abstaining stage leans to.
     """
 
     label: str
@@ -54,15 +55,16 @@ class Verdict:
     rule: str | None = None
     reason: str | None = None
     provisional: bool = False
+    guess: str | None = None
 
     @property
     def abstained(self) -> bool:
         return self.label == UNCLASSIFIED
 
 
-def abstention(reason: str, confidence: float = 0.0) -> Verdict:
+def abstention(reason: str, confidence: float = 0.0, guess: str | None = None) -> Verdict:
     """A verdict that says why there is none."""
-    return Verdict(UNCLASSIFIED, confidence, "none", reason=reason)
+    return Verdict(UNCLASSIFIED, confidence, "none", reason=reason, guess=guess)
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,12 +73,14 @@ class Question:
 
     `text` is the canonical text of the template (what numbers and identifiers vary in is gone): the same for every line
     of the template, so that an answer never depends on which line came first. `example` is one real line, for people.
+    `guess` is what the model leans to without being sure.
     """
 
     template: str
     text: str
     source: str
     example: bytes
+    guess: str | None = None
 
 
 class Outcome(Enum):

@@ -54,8 +54,7 @@ def run(
     log_to_stderr(logging.INFO)
     if once and forward:
         raise click.UsageError("--once reads what is there; forward input has no end (leave one of them out)")
-    flags = {"inputs": _inputs(tail, forward, journald, from_stdin), "outputs": [_target(target) for target in targets]}
-    sections = {name: value for name, value in flags.items() if value}
+    sections = sections_of(tail, forward, journald, from_stdin, targets)
 
     def configured() -> Config:
         config = base_config(config_path, flags_given=bool(sections))
@@ -74,6 +73,14 @@ def run(
     from logclf_daemon.service import Service  # heavy: not needed for --help
 
     asyncio.run(Service(configured(), once=once, reread=configured).run())
+
+
+def sections_of(
+    tail: tuple[str, ...], forward: str | None, journald: bool, from_stdin: bool, targets: tuple[str, ...]
+) -> dict[str, Any]:
+    """The inputs and outputs that options name, in place of those of the configuration."""
+    flags = {"inputs": _inputs(tail, forward, journald, from_stdin), "outputs": [_target(target) for target in targets]}
+    return {name: value for name, value in flags.items() if value}
 
 
 def _inputs(tail: tuple[str, ...], forward: str | None, journald: bool, from_stdin: bool) -> list[dict[str, Any]]:

@@ -18,6 +18,7 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, field_validator
 
+from logclf_daemon.activation import PassedSockets
 from logclf_daemon.descriptors import fair_share
 from logclf_daemon.errors import ConfigError
 from logclf_daemon.handshake import RandomBytes, ServerLogin, default_hostname
@@ -101,8 +102,8 @@ class ForwardInputOptions(BaseModel):
 class ForwardInput:
     """Listens, accepts, and keeps the connections within their limits.
 
-    `sock` is a socket that already listens (socket activation); `clock` times deadlines, `sweep_secs` is how often
-    they are looked at.
+    Of the `sockets` that systemd passed the one that listens at `listen` is taken, or `sock`. `clock` times deadlines,
+    `sweep_secs` is how often they are looked at.
     """
 
     def __init__(
@@ -111,14 +112,15 @@ class ForwardInput:
         name: str = "forward",
         *,
         sock: socket.socket | None = None,
+        sockets: PassedSockets | None = None,
         clock: Callable[[], float] = time.monotonic,
         random_bytes: RandomBytes = os.urandom,
         sweep_secs: float = 1.0,
     ) -> None:
         self.name = name
         self._options = options
-        self._listener = sock
-        self._activated = sock is not None
+        self._listener = sock if sock is not None or sockets is None else sockets.take(options.listen)
+        self._activated = self._listener is not None
         self._sweep_secs = sweep_secs
         self._most = fair_share(options.max_connections)
         self._tls = _server_context(options.tls, name) if options.tls else None

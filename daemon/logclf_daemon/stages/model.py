@@ -20,6 +20,7 @@ from logclf_daemon.stages._model.encoders import Encoder, OnnxEncoder, SentenceT
 from logclf_daemon.stages._model.folder import WHAT_TO_DO, ModelFolder, Runtime
 
 BUILTIN = "default"
+LEANS = 0.5  # the confidence from which an unsure answer is more than noise
 
 
 class ModelOptions(BaseModel):
@@ -108,7 +109,7 @@ class ModelStage:
         best = int(np.argmax(probabilities))
         confidence = round(float(probabilities[best]), 4)
         if not confidence >= self.least_confidence[best]:
-            return abstention("low_confidence", confidence)
+            return abstention("low_confidence", confidence, self.labels[best] if confidence >= LEANS else None)
         return Verdict(self.labels[best], confidence, "model")
 
 

@@ -53,6 +53,8 @@ def listen_tcp(family: socket.AddressFamily, where: tuple[Any, ...], listen: str
         remedy = "set another `listen`"
         if error.errno == errno.EADDRINUSE:
             remedy = f"stop what uses port {where[1]} (`ss -ltnp` shows it) or {remedy}"
+        elif error.errno in {errno.EPERM, errno.EACCES}:
+            remedy = "under systemd, name it in ListenStream= of logclf-daemon-forward.socket or in SocketBindAllow="
         raise ServiceUnavailable(f"cannot listen on {listen}: {error.strerror}; {remedy}") from error
     return listener
 
