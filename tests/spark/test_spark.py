@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Iterator
+from importlib import import_module
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -53,9 +54,7 @@ def spark() -> Iterator[Any]:
 @pytest.fixture
 def module(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
     monkeypatch.syspath_prepend(str(FOLDER))
-    import logclf_spark
-
-    return logclf_spark
+    return import_module("logclf_spark")
 
 
 def rows() -> list[dict[str, str]]:
