@@ -26,6 +26,7 @@ PARTS = {
     "memory": whole.memory,
     "llm-hanging": llm.hanging,
     "llm-memory": llm.memory,
+    "llm-cached": llm.cached,
     "llm-replay": replay.replay,
 }
 
