@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
@@ -170,6 +171,19 @@ def test_a_pattern_that_takes_for_ever_to_compile_is_refused_by_name(
         load(tmp_path, text)
 
     assert "own.yaml:9: bomb: " in str(error.value)
+
+
+@pytest.mark.parametrize("engine", [HyperscanEngine, Re2Engine])
+def test_an_engine_can_be_tried_in_one_thread_while_another_scans(engine: type) -> None:
+    """A reload does so: both sets share the engine of the shipped rules."""
+    tested = engine([Pattern("boom"), Pattern("b.*m$")])
+    lines = [b"boom " * 200, b"none"] * 500
+
+    with ThreadPoolExecutor(4) as threads:
+        found = list(threads.map(tested.hits, [lines] * 40))
+
+    assert all(hits == found[0] for hits in found)
+    assert len(found[0]) == 500
 
 
 def test_compiled_rules_are_kept_and_loaded_again(tmp_path: Path) -> None:

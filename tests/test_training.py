@@ -428,7 +428,7 @@ def test_a_missing_extra_is_one_line_that_says_what_to_install(monkeypatch: pyte
     assert "Traceback" not in result.output
 
 
-@pytest.mark.parametrize("command", ["default", "fit", "evaluate", "export", "convert"])
+@pytest.mark.parametrize("command", ["default", "fit", "distil", "evaluate", "export", "convert"])
 def test_every_command_has_help_with_an_example(command: str) -> None:
     result = run(command, "--help")
 

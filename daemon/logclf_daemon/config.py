@@ -78,9 +78,17 @@ class StateOptions(_Section):
 
 
 class HttpOptions(_Section):
-    """Reserved for the HTTP API; this version does not listen."""
+    """The HTTP API and the live page."""
 
-    listen: str | None = Field(None, description="Not used by this version.")
+    listen: str | None = Field(None, description="host:port, such as 127.0.0.1:24280; none: no HTTP.")
+    token: SecretStr | None = Field(
+        None, description="Asked of every client as `Authorization: Bearer …`; needed where `listen` is not loopback."
+    )
+    hosts: tuple[str, ...] = Field((), description="More names it may be called by, besides localhost.")
+    review: bool = Field(True, description="Verdicts and rules may be changed over HTTP.")
+    max_body_bytes: int = Field(4 << 20, ge=1024, description="Largest JSON or NDJSON line and JSON body.")
+    max_upload_bytes: int = Field(2 << 30, ge=1024, description="Largest CSV or NDJSON upload.")
+    requests_per_sec: float = Field(50, gt=0, description="Requests a second of one client; twice as many at once.")
 
 
 class Config(_Section):

@@ -142,21 +142,21 @@ class OutputRecordsDropped(Event):
 
 
 # --- how it goes ----------------------------------------------------------------------------------------------------
-# Gauges without a comment are set when somebody looks (`telemetry.refresh`): they cost nothing otherwise.
+# Gauges without a comment are set when somebody looks (`Running.metrics`): they cost nothing otherwise.
 
 stage_seconds = seconds("stage", "Time of a call of a stage: a batch for the rules, a few templates else", "stage")
 cache_hits = counter("cache_hits", "Lines or templates found in a cache: fold, template or memory", "tier")
 cache_misses = counter("cache_misses", "Lines or templates not found in a cache: fold, template or memory", "tier")
 templates_new = counter("templates_new", "Templates not met lately")
 model_llm_answers = counter("model_llm_answers", "LLM answers by whether the model would have guessed them", "agree")
-input_lag_bytes = gauge(
-    "input_lag_bytes", "Bytes read or to be read and not delivered yet", "input"
-)  # files: each look
+# For files at each look.
+input_lag_bytes = gauge("input_lag_bytes", "Bytes read or to be read and not delivered yet", "input")
 input_lag_seconds = gauge("input_lag_seconds", "Age of the oldest line that is not delivered yet", "input")
 output_away_seconds = gauge("output_away_seconds", "How long an output has been unavailable, else 0", "output")
 llm_state = gauge("llm_state", "1 for the state the LLM is in", "state")
 llm_available = gauge("llm_available", "1 if a question would be asked now, 0 while it is not asked")
 llm_records_waiting = gauge("llm_records_waiting", "Records that wait for the LLM")
+llm_questions = gauge("llm_questions", "Templates queued for the LLM or asked now")
 generation_number = gauge("generation", "Number of the rules, model and labels in force")
 rules_loaded = gauge("rules", "Rules in force")
 ready = gauge("ready", "1 if /readyz would answer 200")
@@ -180,11 +180,10 @@ class Started(Event):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class NotUsed(Event):
-    message = "a setting has no effect in this version"
-    level = logging.WARNING
+class HttpListens(Event):
+    message = "the live page and the HTTP API are there"
 
-    setting: str
+    url: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -294,8 +293,6 @@ class LlmCalled(Event):
 
 
 llm_breaker = gauge("llm_breaker", "1 for the state of the breaker before the LLM", "state")
-llm_questions = gauge("llm_questions", "Templates queued for the LLM or under way")
-llm_waiting = gauge("llm_waiting_records", "Records that wait for the LLM")
 
 
 # --- inputs ---------------------------------------------------------------------------------------------------------

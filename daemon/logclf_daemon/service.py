@@ -8,7 +8,7 @@ import faulthandler
 import os
 import signal
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 
 from logclf_daemon import __version__
 from logclf_daemon.activation import CONTROL, PassedSockets
@@ -27,7 +27,6 @@ from logclf_daemon.config import Config
 from logclf_daemon.control import Answer, ControlServer, socket_path
 from logclf_daemon.errors import ConfigError, ServiceUnavailable
 from logclf_daemon.events import (
-    NotUsed,
     Reloaded,
     ReloadRefused,
     SocketNotUsed,
@@ -37,11 +36,14 @@ from logclf_daemon.events import (
     Stopping,
     emit,
 )
+from logclf_daemon.http.server import STOP_SECS, HttpServer
 from logclf_daemon.notify import notify, notify_reloading, watchdog_secs
 from logclf_daemon.pipeline import Pipeline
 from logclf_daemon.resources import folder
+from logclf_daemon.tap import Tap
 from logclf_daemon.telemetry import Running
 
+TAP_SECS = 0.2
 WATCH_SECS = 0.25  # how often rule and model files are looked at: a save is in force within a second
 SEEN_SECS = 10.0  # how often it is written down which remembered verdicts were used
 RESTART_SECTIONS = ("inputs", "outputs", "state", "record", "delivery", "http")
@@ -80,12 +82,21 @@ class Service:
         self._state = state
         control = ControlServer(
             socket_path(directory),
-            {"status": self.status, "reload": self._reload_and_tell, "reload_soon": self._reload_soon},
+            {
+                "status": self.status,
+                "live": self._live,
+                "reload": self._reload_and_tell,
+                "reload_soon": self._reload_soon,
+            },
+            {"tap": self._tap},
             sockets.take_named(CONTROL),
         )
+        self._http = HttpServer(self.config.http, self._http_app) if self.config.http.listen is not None else None
         try:
             self._pipeline = build_pipeline(self.config, self._cascade, state, once=self._once, sockets=sockets)
             await self._pipeline.open()
+            if self._http is not None:
+                self._http.open()
             if not self._once:
                 await control.open()
             for left in sockets.close():
@@ -95,6 +106,8 @@ class Service:
             await self._serve(self._pipeline)
         finally:
             await control.close()
+            if self._http is not None:
+                self._http.close()
             self._close()
             if state is not None:
                 state.close()
@@ -106,13 +119,23 @@ class Service:
                 for task in (self._watch_files(), self._reloads(), self._count_seen(), feed_watchdog(pipeline))
             ]
             self._tell_started()
+            http = asyncio.create_task(self._http.serve()) if self._http is not None else None
             try:
                 await pipeline.run()
             finally:
+                if self._http is not None and http is not None:
+                    self._http.stop()
+                    await asyncio.wait([http], timeout=STOP_SECS + 1)
+                    background.append(http)
                 for task in background:
                     task.cancel()
                 await asyncio.gather(*background, return_exceptions=True)
         emit(Stopped(delivered=pipeline.totals.delivered, returned=pipeline.totals.returned))
+
+    def _http_app(self) -> object:
+        from logclf_daemon.http.app import create_app  # heavy, and only needed where there is a port
+
+        return create_app(self)
 
     def _tell_started(self) -> None:
         parts = self._parts
@@ -126,8 +149,6 @@ class Service:
                 llm=self.config.llm.model if parts.llm else "off",
             )
         )
-        if self.config.http.listen is not None:
-            emit(NotUsed(setting="http.listen"))
         notify("READY=1", f"STATUS={len(parts.rules)} rules, generation {self._number}")
 
     @contextlib.contextmanager
@@ -169,6 +190,21 @@ class Service:
         self._reload_asked.set()
         return {"ok": True}
 
+    async def _live(self) -> Answer:
+        return {"ok": True, **self.running().live()}
+
+    async def _tap(self, request: Answer) -> AsyncIterator[Answer]:
+        """Labelled lines as they pass, a few times a second."""
+        wanted = {name: str(request[name]) for name in ("label", "stage", "source") if request.get(name)}
+        tap = Tap(per_sec=min(1000.0, float(request.get("per_sec", 50))), **wanted)  # type: ignore[arg-type]
+        self._cascade.taps.append(tap)
+        try:
+            while True:
+                yield {"ok": True, **tap.take()}
+                await asyncio.sleep(TAP_SECS)
+        finally:
+            self._cascade.taps.remove(tap)
+
     async def status(self) -> Answer:
         """What the daemon does, for people and programs."""
         parts, state, running = self._parts, self._state, self.running()
@@ -190,6 +226,13 @@ class Service:
             "outputs": running.outputs(),
         }
 
+    def _llm_status(self) -> str:
+        llm = self.running().llm()
+        if llm["model"] is None:
+            return "off"
+        words = f"{llm['model']}: {llm['state']}, breaker {llm['breaker']}"
+        return f"{words}, {llm['questions']} questions queued, {llm['records_waiting']} records wait"
+
     def running(self) -> Running:
         """What runs now, for those who look at it."""
         return Running(
@@ -202,13 +245,6 @@ class Service:
             pipeline=self._pipeline,
             state=self._state,
         )
-
-    def _llm_status(self) -> str:
-        llm, room = self._parts.llm, self._cascade.waiting
-        if llm is None or room is None:
-            return "off"
-        words = f"{self.config.llm.model}: {llm.state}, breaker {llm.breaker}"
-        return f"{words}, {room.questions} questions queued, {room.waiting} records wait"
 
     async def reload(self) -> str | None:
         """Read configuration, rules and model again and swap them in; the reason if they were refused."""
@@ -249,9 +285,9 @@ class Service:
             if now != self._seen:
                 self._seen = now
                 await self.reload()
-            await self._take_reviews()
+            await self.reviewed()
 
-    async def _take_reviews(self) -> None:
+    async def reviewed(self) -> None:
         """People changed remembered verdicts: the caches of the generation hold the old ones, a new one has none."""
         async with self._reloading:
             reviewed = await asyncio.to_thread(reviews, self._parts)

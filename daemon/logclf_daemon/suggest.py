@@ -52,11 +52,11 @@ class Suggestions:
     left_out: Counter[str]
 
     def as_yaml(self) -> str:
-        """A rule file to review."""
+        """A rule file to review; there must be rules."""
         blocks = [
             "# Suggested from remembered verdicts. Read each rule, then put the file into a rules folder.\nversion: 1"
         ]
-        blocks.append("rules:" if self.found else "rules: []")
+        blocks.append("rules:")
         for suggestion in self.found:
             options = suggestion.rule.model_dump(mode="json", exclude_defaults=True)
             text = yaml.safe_dump([options], sort_keys=False, allow_unicode=True, width=1000)
@@ -68,7 +68,7 @@ def suggest(
     verdicts: Sequence[Remembered], rules: RuleSet, wanted: Wanted, traffic: Sequence[tuple[str, str]] = ()
 ) -> Suggestions:
     """Rules for verdicts; `traffic` holds more lines with their labels, which no rule may contradict."""
-    templates = list(_by_template(verdicts))
+    templates = list(in_force(verdicts))
     known = [*((row.example, row.label) for rows in templates for row in rows if row.example), *traffic]
     known += [(text, rule.options.label) for rule in rules.rules for text in rule.options.examples]
     left_out: Counter[str] = Counter()
@@ -87,7 +87,7 @@ def suggest(
     return Suggestions(sorted(found, key=lambda one: -one.hits), +left_out)
 
 
-def _by_template(verdicts: Sequence[Remembered]) -> Iterator[list[Remembered]]:
+def in_force(verdicts: Sequence[Remembered]) -> Iterator[list[Remembered]]:
     """The verdicts in force of each template: of a class of sources a person's word, else the newest."""
     best: dict[str, dict[str, Remembered]] = defaultdict(dict)
     for row in sorted(verdicts, key=lambda row: (row.origin == HUMAN, row.created)):

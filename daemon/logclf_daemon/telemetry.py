@@ -126,6 +126,7 @@ class Running:
         return {
             "model": self.config.llm.model if llm else None,
             "state": llm.state if llm else "off",
+            "breaker": llm.breaker if llm else None,
             "available": llm is not None and llm.unavailable() is None,
             "questions": room.questions if room else 0,
             "records_waiting": room.waiting if room else 0,

@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 from typing import Protocol
 
 from logclf_daemon.errors import StageError
-from logclf_daemon.events import Bug, StageFailed, emit, llm_questions, llm_waiting, stage_seconds
+from logclf_daemon.events import Bug, StageFailed, emit, stage_seconds
 from logclf_daemon.loose import LooseThreads
 from logclf_daemon.protocols import Stage
 from logclf_daemon.record import Question, Verdict, abstention
@@ -89,8 +89,8 @@ class WaitingRoom:
     """Asks a slow stage in the background, one flight a template.
 
     `max_waiting` bounds the records that wait, `max_questions` the questions queued, `wait_secs` how long a record
-    waits, `budget` the questions in all. `remember` is told each answer (verdict memory). `renews` says whether
-    provisional verdicts are asked again.
+    waits (None: as long as it takes), `budget` the questions in all. `remember` is told each answer (verdict memory).
+    `renews` says whether provisional verdicts are asked again.
     All methods belong to one event loop; the stage runs in threads.
     """
 
@@ -98,7 +98,7 @@ class WaitingRoom:
         self,
         stage: SlowStage,
         *,
-        wait_secs: float = 10.0,
+        wait_secs: float | None = 10.0,
         max_waiting: int = 1000,
         max_questions: int = 1000,
         concurrency: int = 1,
@@ -147,7 +147,7 @@ class WaitingRoom:
         key = (question.template, question.source)
         flight = self._flights.get(key)
         if flight is None:
-            reason = self.stage.unavailable() or self._failed_lately(key) or self._refused(question)
+            reason = self._unavailable() or self._failed_lately(key) or self._refused(question)
             if reason is not None:
                 return abstention(reason)
             flight = self._start(key, question, wanted=records > 0)
@@ -155,8 +155,12 @@ class WaitingRoom:
             self._queue.promote(flight)
         if self.waiting + records > self._max_waiting:
             return abstention("llm_busy")
-        self._now_waiting(records)
+        self.waiting += records
         return flight.future
+
+    def _unavailable(self) -> str | None:
+        reason = self.stage.unavailable()
+        return None if reason == "llm_busy" and self._wait_secs is None else reason
 
     def _failed_lately(self, key: tuple[str, str]) -> str | None:
         until, _, reason = self._failed.get(key, (0.0, 0.0, ""))
@@ -179,7 +183,6 @@ class WaitingRoom:
             self.budget -= 1
         flight = self._flights[key] = _Flight(question, wanted)
         self._queue.put(flight)
-        llm_questions.set(len(self._flights))
         self._next()
         return flight
 
@@ -196,7 +199,7 @@ class WaitingRoom:
 
     def _answer(self, question: Question) -> Verdict:
         """In a worker thread. Never raises: a stage cannot lose a record."""
-        if (reason := self.stage.unavailable()) is not None:
+        if (reason := self._unavailable()) is not None:
             return abstention(reason)  # it failed while this question was queued
         try:
             with stage_seconds.labels(self.stage.name).time():
@@ -214,10 +217,13 @@ class WaitingRoom:
 
     def _land(self, flight: _Flight, verdict: Verdict) -> None:
         key = (flight.question.template, flight.question.source)
-        self._flights.pop(key, None)
-        llm_questions.set(len(self._flights))
         if not flight.future.done():
             flight.future.set_result(verdict)
+        if verdict.abstained:
+            self._flights.pop(key, None)
+        else:
+            # After those who asked were told: a line that comes in between must find the answer in one of both places.
+            flight.future.get_loop().call_soon(self._flights.pop, key, None)
         # What is not the template's fault may be asked again at once: the stage itself says when.
         if verdict.abstained and verdict.reason not in ("llm_unavailable", "llm_busy"):
             self._failed_now(key, verdict.reason or "stage_failed")
@@ -231,16 +237,12 @@ class WaitingRoom:
         pause = min(2 * pause, LONGEST_RETRY_SECS)
         self._failed[key] = (self._clock() + pause, pause, reason)
 
-    def _now_waiting(self, more: int) -> None:
-        self.waiting += more
-        llm_waiting.set(self.waiting)
-
     async def collect(self, flights: Sequence[tuple[asyncio.Future[Verdict], int]]) -> list[Verdict]:
         """The answers of these futures, `llm_timeout` for those that do not come within `wait_secs`."""
         try:
             await asyncio.wait({future for future, _ in flights}, timeout=self._wait_secs)
         finally:
-            self._now_waiting(-sum(records for _, records in flights))
+            self.waiting -= sum(records for _, records in flights)
         return [
             future.result() if future.done() and not future.cancelled() else abstention("llm_timeout")
             for future, _ in flights

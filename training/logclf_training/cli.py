@@ -165,6 +165,42 @@ def fit(
     say(f"{out}: written; use it with `model: {{path: {out.absolute()}}}`" + runtime_note(runtime))
 
 
+@main.command()
+@click.argument("verdicts", type=FILE)
+@click.option("--out", type=FOLDER, required=True, help="The model folder to make.")
+@click.option("--corpus", type=FOLDER, default=SHIPPED, show_default=True, help="A folder, or `shipped`: ours.")
+@click.option(
+    "--min-confidence", default=0.5, show_default=True, type=click.FloatRange(0, 1), help="Of the LLM; people are sure."
+)
+@click.option("--replace", is_flag=True, help="Put the result in the place of an existing model folder.")
+@_command
+def distil(verdicts: Path, out: Path, corpus: Path, min_confidence: float, replace: bool) -> None:
+    """Teach the model what people and the LLM said (`logclf-daemon verdicts export`), so that it is not asked again.
+
+    The new head is written only if it is not worse on held-out lines; else exit 1, and everything stays as it was.
+
+    Example: logclf-train distil verdicts.jsonl --out /var/lib/logclf-daemon/model
+    """
+    from logclf_training import distil, fit
+    from logclf_training.export import check_place, write_folder
+    from logclf_training.recipe import SHIPPED as SHIPPED_ENCODER
+    from logclf_training.recipe import Recipe
+
+    check_place(out, replace=replace)
+    made_by = Recipe(encoder=SHIPPED_ENCODER)
+    said = distil.read_verdicts(verdicts)
+    examples = fit.corpus_examples(_corpus(corpus), made_by)
+    taught = distil.taught(said, examples, min_confidence, say)
+    made = distil.distil(examples, taught, made_by, say)
+    click.echo(made.as_text())
+    if made.worse:
+        raise LogclfError(f"{out}: not written, the new head is worse; look at `logclf-daemon verdicts list`")
+    if remark := fit.silence(made.trained.thresholds):
+        say(remark)
+    write_folder(distil.parts(made, taught, made_by), out, replace=replace)
+    say(f"{out}: written; use it with `model: {{path: {out.absolute()}}}`")
+
+
 def runtime_note(runtime: Runtime) -> str:
     """What else the configuration needs."""
     return "" if runtime == "onnx" else f" and `runtime: {runtime}`"

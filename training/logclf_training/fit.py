@@ -79,7 +79,7 @@ def silence(thresholds: Mapping[str, Mapping[str, float | None]]) -> str | None:
     promised = f"the least it can promise is {min(speaking, key=float)}" if speaking else "it can promise none"
     return (
         f"too few rows to promise an error rate of {CARD_RATE}, so the daemon would get no answer; {promised}. "
-        "Set `model.max_error_rate` accordingly (1 answers always), add rows, or --mix the corpus"
+        "Set `model.max_error_rate` accordingly (1 answers always), add rows, or --mix shipped"
     )
 
 

@@ -34,7 +34,7 @@ def suggest(
     min_confidence: float,
     against: tuple[Path, ...],
 ) -> None:
-    """Propose rules from verdicts that are stable and frequent, as a rule file to review.
+    """Propose rules from verdicts that are stable and frequent, as a rule file to review; none where there are none.
 
     Each was tried on the remembered lines, on the examples of all rules in force and on the files of --against: it
     matches none that has another label.
@@ -54,9 +54,9 @@ def suggest(
         verdicts = [row for row in everything(memory) if row.label in taxonomy]
     traffic = labelled(config, against) if against else []
     found = suggest(verdicts, rules, Wanted(min_hits, min_confidence), traffic)
-    if output is None:
+    if found.found and output is None:
         click.echo(found.as_yaml(), nl=False)
-    else:
+    elif found.found and output is not None:
         output.write_text(found.as_yaml(), encoding="utf-8")
     why = ", ".join(f"{count} {reason.replace('_', ' ')}" for reason, count in found.left_out.most_common())
     click.echo(f"{len(found.found)} rules suggested{f'; of other templates {why}' if why else ''}", err=True)

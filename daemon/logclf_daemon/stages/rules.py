@@ -12,12 +12,12 @@ from logclf_daemon.errors import ConfigError
 from logclf_daemon.record import Question, Verdict
 from logclf_daemon.stages._rules.dialect import complaint
 from logclf_daemon.stages._rules.engines import Pattern, TooCostly, engine_complaint, engine_for
-from logclf_daemon.stages._rules.files import Rule, read_rules
+from logclf_daemon.stages._rules.files import Rule, read_rules, rule_paths
 from logclf_daemon.stages._rules.lint import Finding, lint
 from logclf_daemon.taxonomy import Taxonomy
 from logclf_daemon.template import KEPT
 
-__all__ = ["RuleSet", "RulesOptions", "applies", "load_rules", "read_rules"]
+__all__ = ["RuleSet", "RulesOptions", "applies", "complaint", "load_rules", "read_rules", "rule_paths"]
 
 NO_RULE = -1
 
@@ -32,7 +32,7 @@ class RulesOptions(BaseModel):
 
 
 class RuleSet:
-    """Compiled rules. Immutable; `match` belongs to one thread.
+    """Compiled rules. Immutable.
 
     `cache` is a folder for compiled patterns; `apart` compiles all but the shipped rules in a child process.
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -77,24 +78,29 @@ def engine_complaint(pattern: Pattern, *, apart: bool = False) -> str | None:
 
 
 class HyperscanEngine:
-    """All patterns in one hyperscan database. Belongs to one thread: the scratch space is not shared.
+    """All patterns in one hyperscan database, with a scratch space for each thread that scans.
 
+    A reload tries its examples on the very engine the running set scans with, in another thread.
     Compiling hundreds of patterns takes seconds, loading what was compiled a millisecond: `cache` is a folder for that.
     """
 
     def __init__(self, patterns: Sequence[Pattern], cache: Path | None = None, *, apart: bool = False) -> None:
         self._database = _cached(patterns, cache, apart=apart)
+        self._own = threading.local()
 
     def hits(self, lines: Sequence[bytes]) -> list[tuple[int, int, int]]:
         found: list[tuple[int, int, int]] = []
         add = found.append
         scan: Callable[..., None] = self._database.scan
+        scratch = getattr(self._own, "scratch", None)
+        if scratch is None:
+            scratch = self._own.scratch = hyperscan.Scratch(self._database)
 
         def on_match(pattern: int, _start: int, end: int, _flags: int, line: int) -> None:
             add((line, pattern, end))
 
         for at, line in enumerate(lines):
-            scan(line, on_match, 0, at)
+            scan(line, on_match, 0, at, scratch)
         return found
 
 

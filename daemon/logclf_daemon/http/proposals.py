@@ -1,0 +1,135 @@
+"""From a template to a rule: the pattern its constant words make, what it matches lately, and a safe way to keep it."""
+
+from __future__ import annotations
+
+import os
+import re
+import tempfile
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import re2
+import yaml
+
+from logclf_daemon.config import Config
+from logclf_daemon.errors import BadInput, ConfigError
+from logclf_daemon.masking import masked
+from logclf_daemon.resources import cache_directory, folder
+from logclf_daemon.stages.rules import RulesOptions, complaint, load_rules, rule_paths
+from logclf_daemon.traffic import Seen
+
+FILE_NAME = "review.yaml"
+MAX_WORDS = 16
+MAX_EXAMPLES = 10
+_SAFE_GAP = re.compile(r"[ \t:,;=()\[\]{}\"'<>|/.-]{1,3}")
+
+
+def proposed_pattern(text: str, example: str) -> str:
+    """The words of a template in their order, what varies between them left open.
+
+    Raises:
+        BadInput: Too little of the line is constant.
+    """
+    pieces: list[str] = []
+    end = 0
+    for word in text.split()[:MAX_WORDS]:
+        at = example.find(word, end)
+        if at < 0:
+            continue  # a number that is kept as a word
+        if pieces:
+            gap = example[end:at]
+            pieces.append(_escaped(gap) if _SAFE_GAP.fullmatch(gap) else ".*")
+        pieces.append(_escaped(word))
+        end = at + len(word)
+    if sum(len(piece) for piece in pieces if piece != ".*") < 6:
+        raise BadInput("too little of this line is constant; write the pattern yourself")
+    return "".join(pieces)
+
+
+def _escaped(text: str) -> str:
+    """Only what means something in a pattern is escaped: people read this."""
+    return re.sub(r"([\\.+*?()|\[\]{}^$])", r"\\\1", text)
+
+
+def proposed_id(text: str) -> str:
+    """A rule id from the first words of a template."""
+    words = re.findall(r"[a-z]+", text.lower())[:4]
+    return "-".join(["own", *words])[:100] or "own-rule"
+
+
+def matches(pattern: str, *, ignore_case: bool, seen: Sequence[Seen]) -> dict[str, Any]:
+    """What a pattern matches of what came by lately; one line of each template stands for it.
+
+    Raises:
+        BadInput: It is no RE2 pattern; says what to write instead.
+    """
+    if (reason := complaint(pattern, ignore_case=ignore_case)) is not None:
+        raise BadInput(f"pattern: {reason}")
+    options = re2.Options()
+    options.case_sensitive, options.log_errors = not ignore_case, False
+    options.encoding = re2.Options.Encoding.LATIN1
+    compiled = re2.compile(pattern.encode(), options)
+    found = sorted((row for row in seen if compiled.search(row.example)), key=lambda row: -row.count)
+    labels: Counter[str] = Counter()
+    for row in found:
+        labels[row.verdict.label] += row.count
+    return {
+        "templates": len(found),
+        "lines": sum(row.count for row in found),
+        "examples": [masked(row.example) for row in found[:MAX_EXAMPLES]],
+        "labels": dict(labels.most_common()),
+    }
+
+
+def save(config: Config, rule: dict[str, Any]) -> Path:
+    """Add a rule to `review.yaml` in the user's rules folder, after the whole set was compiled and tried with it.
+
+    Raises:
+        ConfigError: The set with it is refused, or there is no folder to save to; nothing was changed.
+    """
+    target = next((place / FILE_NAME for place in config.rules.paths if place.is_dir()), None)
+    if target is None:
+        raise ConfigError("rules.paths: there is no folder to save to; name one, such as /etc/logclf/rules.d")
+    rules = [*_rules_in(target), rule]
+    words = "# Rules saved on the live page. Comments in this file are not kept.\n"
+    text = words + yaml.safe_dump({"version": 1, "rules": rules}, sort_keys=False, allow_unicode=True, width=1000)
+    with tempfile.TemporaryDirectory() as trial:
+        tried = Path(trial) / FILE_NAME
+        tried.write_text(text, encoding="utf-8")
+        others = [path for path in rule_paths(config.rules.paths) if path != target]
+        try:
+            options = RulesOptions(paths=(*others, tried), builtin=config.rules.builtin)
+            load_rules(options, config.taxonomy, folder("rules"), cache_directory())
+        except ConfigError as error:
+            raise ConfigError(str(error).replace(str(tried), str(target))) from error
+    _replace(target, text)
+    return target
+
+
+def _rules_in(path: Path) -> list[Any]:
+    if not path.exists():
+        return []
+    try:
+        known = yaml.safe_load(path.read_text(encoding="utf-8"))
+        return list(known["rules"])
+    except (OSError, ValueError, TypeError, KeyError, yaml.YAMLError) as error:
+        raise ConfigError(f"{path}: cannot be read as a rule file; correct it first") from error
+
+
+def _replace(path: Path, text: str) -> None:
+    unfinished = path.with_name(f".{path.name}.tmp")
+    try:
+        with unfinished.open("w", encoding="utf-8") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        unfinished.replace(path)
+    except OSError as error:
+        raise ConfigError(f"{path}: cannot be written: {error.strerror or error}") from error
+
+
+def matches_line(pattern: str, line: str) -> bool:
+    """Whether a valid pattern matches a line."""
+    return re2.compile(pattern).search(line) is not None

@@ -1,0 +1,123 @@
+"""Listens and serves the app in the loop it is started in."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import socket
+from collections.abc import Callable, Iterator
+from ipaddress import ip_address
+from typing import Any
+
+from logclf_daemon.config import HttpOptions
+from logclf_daemon.errors import ConfigError, ServiceUnavailable
+from logclf_daemon.events import Bug, HttpListens, emit
+
+MAX_CONNECTIONS = 256
+STOP_SECS = 2
+
+
+class HttpServer:
+    """`create` makes the ASGI app; it is imported while records already flow, for it takes half a second.
+
+    Raises:
+        ConfigError: From `open`: no address, or one that needs a token and has none.
+    """
+
+    def __init__(self, options: HttpOptions, create: Callable[[], Any]) -> None:
+        self._options = options
+        self._create = create
+        self._socket: socket.socket | None = None
+        self._server: Any = None
+        self.port = 0
+
+    def open(self) -> None:
+        """Take the port, so that a mistake is known before the daemon says that it is ready.
+
+        Raises:
+            ServiceUnavailable: The port is taken.
+        """
+        host, port = split_listen(self._options)
+        family = socket.AF_INET6 if ":" in host else socket.AF_INET
+        listener = socket.socket(family, socket.SOCK_STREAM)
+        try:
+            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            listener.bind((host, port))
+            listener.listen(128)
+        except OSError as error:
+            listener.close()
+            raise ServiceUnavailable(
+                f"http.listen: cannot listen on {self._options.listen}: {error.strerror or error}; set another"
+            ) from error
+        self._socket = listener
+        self.port = listener.getsockname()[1]
+
+    async def serve(self) -> None:
+        """Answer until `stop`. A bug in here is told and never ends the daemon."""
+        assert self._socket is not None
+        try:
+            app = await asyncio.to_thread(self._create)
+            self._server = _server(app)
+            emit(HttpListens(url=f"http://{self._options.listen}".replace(":0", f":{self.port}")))
+            await self._server.serve(sockets=[self._socket])
+        except ConfigError:
+            raise
+        except Exception as error:
+            emit(Bug(where="http", error=repr(error)))
+
+    def stop(self) -> None:
+        """Answer what was asked, take no more."""
+        if self._server is not None:
+            self._server.should_exit = True
+
+    def close(self) -> None:
+        if self._socket is not None:
+            self._socket.close()
+
+
+def split_listen(options: HttpOptions) -> tuple[str, int]:
+    """Host and port of `listen`.
+
+    Raises:
+        ConfigError: It is no address, or others could come in without a token.
+    """
+    listen = options.listen or ""
+    host, colon, port = listen.rpartition(":")
+    host = host.removeprefix("[").removesuffix("]")
+    if not colon or not host or not port.isdecimal() or int(port) > 65535:
+        raise ConfigError(f"http.listen: {listen!r} is no address; write host:port, such as 127.0.0.1:24280")
+    if not is_loopback(host) and options.token is None:
+        raise ConfigError(f"http.listen: {host} is not loopback; set http.token, such as file:/etc/logclf/token")
+    return host, int(port)
+
+
+def is_loopback(host: str) -> bool:
+    """Whether only this machine can come in there."""
+    if host == "localhost":
+        return True
+    try:
+        return ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+def _server(app: Any) -> Any:
+    import uvicorn
+
+    class Server(uvicorn.Server):
+        @contextlib.contextmanager
+        def capture_signals(self) -> Iterator[None]:
+            yield  # they belong to whoever runs the loop
+
+    config = uvicorn.Config(
+        app,
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        lifespan="on",
+        ws="none",
+        limit_concurrency=MAX_CONNECTIONS,
+        timeout_keep_alive=10,
+        timeout_graceful_shutdown=STOP_SECS,
+    )
+    return Server(config)

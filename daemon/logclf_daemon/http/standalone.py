@@ -1,0 +1,63 @@
+"""HTTP without a daemon: a cascade of its own, no inputs, no outputs."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import time
+from pathlib import Path
+
+from logclf_daemon.build import build_parts, cascade_of, close, generation_of
+from logclf_daemon.config import DEFAULT_PATH, Config, load_config, state_directory
+from logclf_daemon.errors import ConfigError
+from logclf_daemon.events import Reloaded, ReloadRefused, emit
+from logclf_daemon.telemetry import Running
+
+
+class Standalone:
+    """A host for `serve` and for ASGI servers.
+
+    Raises:
+        ConfigError: From the constructor: a rule, the model or a setting cannot be used.
+    """
+
+    def __init__(self, config: Config) -> None:
+        self._started = time.monotonic()
+        self._directory = state_directory(config.state)
+        self._config = config
+        self._parts = build_parts(config, self._directory)
+        self._cascade = cascade_of(self._parts)
+        self._number = 1
+
+    @classmethod
+    def from_environment(cls) -> Standalone:
+        """By `$LOGCLF_CONFIG`, else the default configuration file if there is one."""
+        named = os.environ.get("LOGCLF_CONFIG")
+        path = Path(named) if named else DEFAULT_PATH
+        return cls(load_config(path) if named or path.exists() else Config())
+
+    def running(self) -> Running:
+        return Running(self._config, self._parts, self._cascade, self._number, self._started, self._directory)
+
+    async def reload(self) -> str | None:
+        try:
+            parts = await asyncio.to_thread(build_parts, self._config, self._directory, self._parts)
+        except ConfigError as error:
+            emit(ReloadRefused(error=str(error)))
+            return str(error)
+        before, self._parts = self._parts, parts
+        self._swap()
+        before.close(kept=parts)
+        emit(Reloaded(generation=self._number, rules=len(parts.rules)))
+        return None
+
+    async def reviewed(self) -> None:
+        self._swap()
+
+    def _swap(self) -> None:
+        self._number += 1
+        self._cascade.generation = generation_of(self._parts, self._number)
+
+    def close(self) -> None:
+        """End what runs in the background; write down what was used of the memory."""
+        close(self._cascade, self._parts)
