@@ -25,6 +25,7 @@ from logclf_daemon.inputs._journald.records import own_cgroup
 from logclf_daemon.inputs.journald import JournaldInput, JournaldInputOptions
 from logclf_daemon.record import Batch, Outcome, Record
 from logclf_daemon.state import StateDb
+from logclf_daemon.telemetry import Watched
 
 Settling = Callable[[Batch], Outcome | None]
 """What becomes of a batch; None: it stays under way."""
@@ -248,6 +249,31 @@ def test_a_journalctl_that_dies_is_started_again_where_it_stopped(journal: Journ
     asyncio.run(follow(None, seen, lambda: len(messages(seen)) >= 20))
 
     assert messages(seen) == [str(number).encode() for number in range(20)]
+
+
+def test_what_keeps_it_from_reading_is_told(journal: JournalDouble) -> None:
+    source = JournaldInput(JournaldInputOptions())
+    journal.order({"complaint": "hint\nFailed to open files"})
+    seen: list[list[str]] = []
+
+    async def check() -> None:
+        async def emit(batch: Batch) -> None:
+            seen.append(source.troubles())
+            batch.settle(Outcome.DELIVERED)
+
+        await source.open()
+        running = asyncio.create_task(source.run(emit))
+        await until(lambda: source.troubles() == ["journalctl: Failed to open files"], secs=30)
+        journal.write("old")
+        await until(lambda: seen, secs=30)
+        source.stop()
+        await asyncio.wait_for(running, 30)
+        await source.close()
+
+    asyncio.run(check())
+
+    assert seen == [[]]
+    assert isinstance(source, Watched)
 
 
 def test_it_reads_all_boots_before_it_follows(journal: JournalDouble) -> None:

@@ -158,6 +158,16 @@ class JournaldInput:
         if self._owns_state:
             self._state.close()
 
+    @property
+    def unread_secs(self) -> float:
+        """How old what was read last is, while there is more to read."""
+        return self._reader.unread_secs if self._reader is not None else 0.0
+
+    def troubles(self) -> list[str]:
+        """What keeps it from reading."""
+        trouble = self._reader.trouble if self._reader is not None else ""
+        return [f"{PROGRAM}: {trouble}"] if trouble else []
+
     def _new_reader(self) -> JournalReader:
         options = self._options
         source = f"journal:{self.name}"
