@@ -308,7 +308,12 @@ def test_following_is_renewed_and_nothing_is_lost_between(journal: JournalDouble
     assert messages(seen) == [str(number).encode() for number in range(10)]
 
 
-def test_start_at_end_reads_what_is_added(journal: JournalDouble) -> None:
+@pytest.mark.parametrize(("start_at", "lost"), [("end", False), ("checkpoint", True)])
+def test_at_the_end_or_after_a_lost_state_it_reads_what_is_added(
+    journal: JournalDouble, start_at: str, lost: bool
+) -> None:
+    state = StateDb.in_memory()
+    state.lost, state.on_lost_state = lost, "tail"
     journal.write("old")
     seen: list[Batch] = []
 
@@ -317,7 +322,8 @@ def test_start_at_end_reads_what_is_added(journal: JournalDouble) -> None:
             journal.write("new")
         return len(messages(seen)) == 1
 
-    asyncio.run(follow(None, seen, enough, start_at="end"))
+    asyncio.run(follow(state, seen, enough, start_at=start_at))
+    state.close()
 
     assert messages(seen) == [b"new"]
 
