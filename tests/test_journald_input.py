@@ -453,6 +453,7 @@ def test_a_death_between_any_two_steps_loses_no_entry(journal: JournalDouble, tm
     [
         ({}, "ok  ", "journal of this host: readable"),
         ({"complaint": "No journal files were opened due to insufficient permissions."}, "FAIL", "permissions"),
+        ({"hint": "Hint: You are currently not seeing messages from other users."}, "FAIL", "its own entries only"),
     ],
 )
 def test_doctor_tells_whether_the_journal_can_be_read(

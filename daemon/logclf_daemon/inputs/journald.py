@@ -79,6 +79,8 @@ def trouble_with(options: JournaldInputOptions) -> str | None:
         return str(error)
     said = child.read(None, LOOKUP_SECS)
     code = child.end(by_itself=said is not None)
+    if "not seeing messages" in child.complaint:
+        return "this user sees its own entries only"
     if said:
         return None
     if said is None:
