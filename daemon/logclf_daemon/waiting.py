@@ -217,9 +217,13 @@ class WaitingRoom:
 
     def _land(self, flight: _Flight, verdict: Verdict) -> None:
         key = (flight.question.template, flight.question.source)
-        self._flights.pop(key, None)
         if not flight.future.done():
             flight.future.set_result(verdict)
+        if verdict.abstained:
+            self._flights.pop(key, None)
+        else:
+            # After those who asked were told: a line that comes in between must find the answer in one of both places.
+            flight.future.get_loop().call_soon(self._flights.pop, key, None)
         # What is not the template's fault may be asked again at once: the stage itself says when.
         if verdict.abstained and verdict.reason not in ("llm_unavailable", "llm_busy"):
             self._failed_now(key, verdict.reason or "stage_failed")
