@@ -29,6 +29,7 @@ from logclf_daemon.events import Bug, StageFailed, cache_hits, cache_misses, emi
 from logclf_daemon.failpoint import reached
 from logclf_daemon.protocols import Stage
 from logclf_daemon.record import AnyRecord, Batch, Question, Record, Verdict, abstention
+from logclf_daemon.tap import Tap
 from logclf_daemon.taxonomy import Taxonomy
 from logclf_daemon.template import FOLD, MAX_BYTES, key, spell_kept, template_id, text_of
 from logclf_daemon.template import fold as line_fold
@@ -274,6 +275,7 @@ class Cascade:
         traffic: Traffic | None = None,
     ) -> None:
         self.generation = generation
+        self.taps: list[Tap] = []
         self.traffic = Traffic() if traffic is None else traffic
         self.waiting = waiting
         self._message_keys = tuple(message_keys)
@@ -293,7 +295,10 @@ class Cascade:
         lines = batch.lines if batch.lines is not None else message_lines(batch.records, self._message_keys)
         if batch.passthrough:
             lines = [None if at in batch.passthrough else line for at, line in enumerate(lines)]
-        return await self.classify(batch.source, lines)
+        classified = await self.classify(batch.source, lines)
+        for tap in self.taps:
+            tap.offer(batch.source, lines, classified.answers)
+        return classified
 
     async def classify(self, source: str, lines: Sequence[bytes | None]) -> Classified:
         """An answer for each line. Lines only the LLM can answer come `late`."""
@@ -397,6 +402,9 @@ class Cascade:
             for at in item.positions:
                 answers[at] = answer
         self.traffic.add([answers[at] for item in late for at in item.positions])
+        for tap in self.taps:
+            for item in late:
+                tap.offer(item.known.question.source, [item.known.question.example], [answers[item.positions[0]]])
 
     def take_seen(self) -> Mapping[tuple[str, str], int]:
         """How many records each verdict of the LLM or a person answered since this was last asked."""

@@ -7,7 +7,7 @@ import contextlib
 import json
 import os
 import socket
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,8 @@ ANSWER_SECS = 60.0
 
 Answer = dict[str, Any]
 Command = Callable[[], Awaitable[Answer]]
+Stream = Callable[[Answer], AsyncIterator[Answer]]
+"""Given the request, answers as long as the peer listens."""
 
 
 def socket_path(state: Path) -> Path:
@@ -39,11 +41,21 @@ def system_socket() -> Path | None:
 
 
 class ControlServer:
-    """Answers the named commands, at `path` or on a socket that already listens."""
+    """Answers the named commands once, and the named streams until the peer leaves.
 
-    def __init__(self, path: Path, commands: dict[str, Command], sock: socket.socket | None = None) -> None:
+    At `path`, or on a socket that already listens.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        commands: dict[str, Command],
+        streams: dict[str, Stream] | None = None,
+        sock: socket.socket | None = None,
+    ) -> None:
         self._path = path
         self._commands = commands
+        self._streams = streams or {}
         self._passed = sock
         self._server: asyncio.Server | None = None
 
@@ -70,21 +82,68 @@ class ControlServer:
 
     async def _talk(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         try:
-            answer = await self._answered(await asyncio.wait_for(reader.readline(), 5.0))
-            writer.write(json.dumps(answer).encode() + b"\n")
+            line = await asyncio.wait_for(reader.readline(), 5.0)
+            if (stream := self._stream(line)) is not None:
+                await _stream_to(stream, reader, writer)
+                return
+            writer.write(json.dumps(await self._answered(line)).encode() + b"\n")
             await writer.drain()
         except (TimeoutError, ValueError, ConnectionError):
             pass  # a peer that does not ask gets no answer
         finally:
             writer.close()
 
+    def _stream(self, line: bytes) -> AsyncIterator[Answer] | None:
+        try:
+            request = json.loads(line)
+            return self._streams[request["command"]](request)
+        except (ValueError, KeyError, TypeError):
+            return None
+
     async def _answered(self, line: bytes) -> Answer:
         try:
             name = json.loads(line)["command"]
             command = self._commands[name]
         except (ValueError, KeyError, TypeError):
-            return {"ok": False, "error": f"unknown command; there are: {', '.join(self._commands)}"}
+            return {"ok": False, "error": f"unknown command; there are: {', '.join([*self._commands, *self._streams])}"}
         return await command()
+
+
+async def _stream_to(stream: AsyncIterator[Answer], reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    """Until the peer closes its end."""
+    gone = asyncio.ensure_future(reader.read())
+    try:
+        async for answer in stream:
+            if gone.done():
+                break
+            writer.write(json.dumps(answer).encode() + b"\n")
+            await writer.drain()
+    finally:
+        gone.cancel()
+        if isinstance(stream, AsyncGenerator):
+            await stream.aclose()
+
+
+def follow(path: Path, command: str, **request: Any) -> Iterator[Answer]:
+    """What a running daemon streams, until it stops.
+
+    Raises:
+        ServiceUnavailable: None listens there.
+    """
+    try:
+        with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as peer:
+            peer.settimeout(ANSWER_SECS)
+            peer.connect(str(path))
+            peer.sendall(json.dumps({"command": command, **request}).encode() + b"\n")
+            with peer.makefile("rb") as reader:
+                for line in reader:
+                    yield json.loads(line)
+    except PermissionError as error:
+        raise ServiceUnavailable(f"{path}: permission denied; use sudo, or join the daemon's group") from error
+    except (OSError, ValueError) as error:
+        raise ServiceUnavailable(
+            f"{path}: no daemon answers ({error}); is it running, with this state folder?"
+        ) from error
 
 
 def ask(path: Path, command: str, timeout_secs: float = ANSWER_SECS) -> Answer:

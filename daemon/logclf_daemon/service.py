@@ -8,7 +8,7 @@ import faulthandler
 import os
 import signal
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 
 from logclf_daemon import __version__
 from logclf_daemon.activation import CONTROL, PassedSockets
@@ -40,8 +40,10 @@ from logclf_daemon.http.server import STOP_SECS, HttpServer
 from logclf_daemon.notify import notify, notify_reloading, watchdog_secs
 from logclf_daemon.pipeline import Pipeline
 from logclf_daemon.resources import folder
+from logclf_daemon.tap import Tap
 from logclf_daemon.telemetry import Running
 
+TAP_SECS = 0.2
 WATCH_SECS = 0.25  # how often rule and model files are looked at: a save is in force within a second
 SEEN_SECS = 10.0  # how often it is written down which remembered verdicts were used
 RESTART_SECTIONS = ("inputs", "outputs", "state", "record", "delivery", "http")
@@ -80,7 +82,13 @@ class Service:
         self._state = state
         control = ControlServer(
             socket_path(directory),
-            {"status": self.status, "reload": self._reload_and_tell, "reload_soon": self._reload_soon},
+            {
+                "status": self.status,
+                "live": self._live,
+                "reload": self._reload_and_tell,
+                "reload_soon": self._reload_soon,
+            },
+            {"tap": self._tap},
             sockets.take_named(CONTROL),
         )
         self._http = HttpServer(self.config.http, self._http_app) if self.config.http.listen is not None else None
@@ -181,6 +189,21 @@ class Service:
     async def _reload_soon(self) -> Answer:
         self._reload_asked.set()
         return {"ok": True}
+
+    async def _live(self) -> Answer:
+        return {"ok": True, **self.running().live()}
+
+    async def _tap(self, request: Answer) -> AsyncIterator[Answer]:
+        """Labelled lines as they pass, a few times a second."""
+        wanted = {name: str(request[name]) for name in ("label", "stage", "source") if request.get(name)}
+        tap = Tap(per_sec=min(1000.0, float(request.get("per_sec", 50))), **wanted)  # type: ignore[arg-type]
+        self._cascade.taps.append(tap)
+        try:
+            while True:
+                yield {"ok": True, **tap.take()}
+                await asyncio.sleep(TAP_SECS)
+        finally:
+            self._cascade.taps.remove(tap)
 
     async def status(self) -> Answer:
         """What the daemon does, for people and programs."""

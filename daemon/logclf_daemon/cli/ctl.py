@@ -9,9 +9,10 @@ from typing import Any
 
 import click
 
+from logclf_daemon.cli import harmless
 from logclf_daemon.cli.options import base_config, config_option
 from logclf_daemon.config import StateOptions, state_directory
-from logclf_daemon.control import Answer, ask, socket_path, system_socket
+from logclf_daemon.control import Answer, ask, follow, socket_path, system_socket
 from logclf_daemon.errors import LogclfError
 
 
@@ -86,3 +87,81 @@ def reload(config_path: Path | None, state_dir: Path | None, wait: bool) -> None
     if not answer["ok"]:
         raise LogclfError(answer["error"])
     click.echo(f"ok: generation {answer['generation']}" if wait else "ok: asked to reload")
+
+
+@ctl.command()
+@config_option
+@_STATE_DIR
+@click.option("--label", help="Only lines with this label.")
+@click.option("--stage", type=click.Choice(["rules", "model", "llm", "none"]), help="Only lines this stage decided.")
+@click.option("--source", metavar="GLOB", help="Only lines of this tag or file.")
+@click.option("--per-sec", type=click.FloatRange(0.1, 1000), default=50.0, show_default=True, help="At most so many.")
+@click.option("--limit", type=click.IntRange(1), help="End after so many lines.")
+@click.option("--json", "as_json", is_flag=True, help="JSON lines.")
+def tap(
+    config_path: Path | None,
+    state_dir: Path | None,
+    label: str | None,
+    stage: str | None,
+    source: str | None,
+    per_sec: float,
+    limit: int | None,
+    as_json: bool,
+) -> None:
+    """Watch labelled lines as they pass: a sample, which holds nothing up.
+
+    \b
+    Example:
+      logclf-daemon ctl tap --label 'Security Alert'
+    """
+    shown = 0
+    path = _socket(config_path, state_dir)
+    for answer in follow(path, "tap", label=label, stage=stage, source=source, per_sec=per_sec):
+        for row in answer["lines"]:
+            click.echo(json.dumps(row) if as_json else _tapped(row))
+            shown += 1
+            if shown == limit:
+                return
+        if answer["missed"] and not as_json:
+            click.secho(f"… {answer['missed']} more like these", dim=True, err=True)
+
+
+_COLORS = {"rules": "blue", "model": "green", "llm": "magenta", "none": None}
+
+
+def _tapped(row: dict[str, Any]) -> str:
+    why = row["rule"] or row["reason"] or row["stage"]
+    label = click.style(f"{row['label']:<20}", fg=_COLORS.get(row["stage"]), bold=True)
+    return f"{label} {harmless(why)[:24]:<24} {harmless(row['source'])}: {harmless(row['line'])}"
+
+
+@ctl.command()
+@config_option
+@_STATE_DIR
+@click.option("--every", type=click.FloatRange(0.2, 60), default=1.0, show_default=True, help="Seconds between looks.")
+@click.option("--once", is_flag=True, help="Look twice, print, exit.")
+def top(config_path: Path | None, state_dir: Path | None, every: float, once: bool) -> None:
+    """Watch the rates of a running daemon: by label and stage, inputs, outputs, the LLM.
+
+    \b
+    Example:
+      logclf-daemon ctl top
+    """
+    import time
+
+    from rich.console import Console
+    from rich.live import Live
+
+    from logclf_daemon.cli.top import screen
+
+    path = _socket(config_path, state_dir)
+    console = Console()
+    before = ask(path, "live")
+    with Live(console=console, screen=console.is_terminal and not once, auto_refresh=False) as live:
+        while True:
+            time.sleep(every)
+            now = ask(path, "live")
+            live.update(screen(before, now), refresh=True)
+            before = now
+            if once:
+                return

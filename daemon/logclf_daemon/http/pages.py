@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import asyncio
 from importlib.resources import files
 from pathlib import Path
 
 import fastapi_offline
 from fastapi import APIRouter, FastAPI
-from fastapi.responses import FileResponse, HTMLResponse
+from fastapi.responses import FileResponse, HTMLResponse, Response
 from starlette.staticfiles import StaticFiles
 
 _PAGE = Path(str(files("logclf_daemon.http"))) / "page"
 _DOCS_FILES = Path(fastapi_offline.__file__).parent / "static"
+
+_REDOC_LOGO = b"https://cdn.redoc.ly/redoc/logo-mini.svg"
 
 _SHELL = (
     '<!doctype html><html lang="en"><head><meta charset="utf-8"><title>logclf-daemon: API</title>'
@@ -44,6 +47,12 @@ def serve_pages(app: FastAPI) -> None:
     @routes.get("/redoc")
     async def redoc() -> HTMLResponse:
         return HTMLResponse(REDOC)
+
+    @routes.get("/docs-assets/redoc.standalone.js")
+    async def redoc_script() -> Response:
+        """ReDoc without the logo it would fetch from another host."""
+        script = await asyncio.to_thread((_DOCS_FILES / "redoc.standalone.js").read_bytes)
+        return Response(script.replace(_REDOC_LOGO, b"/assets/icon.svg"), media_type="text/javascript")
 
     app.include_router(routes)
     app.mount("/assets", StaticFiles(directory=_PAGE), name="assets")

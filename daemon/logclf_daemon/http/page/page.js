@@ -31,6 +31,8 @@ function shown(number) {
   return number.toFixed(1);
 }
 
+function many(number, word) { return `${shown(number)} ${word}${number === 1 ? "" : "s"}`; }
+
 function span(secs) {
   if (secs < 1) return "now";
   if (secs < 90) return Math.round(secs) + " s";
@@ -181,7 +183,7 @@ function showFlow() {
     rows.push(flowRow(name + " →", away ? `away for ${span(output.away_secs)}` : "takes records", away ? "bad" : "", `${shown(output.written)} delivered`));
   }
   const { llm } = now, off = llm.state === "off";
-  const tone = off || llm.state === "unknown" ? "" : llm.available ? "" : "warn";
+  const tone = off || llm.state === "unknown" ? "neutral" : llm.available ? "" : "warn";
   rows.push(flowRow("LLM", llm.state.replace("_", " "), tone,
     off ? "switched off" : `${llm.model}: ${shown(llm.questions)} questions queued, ${shown(llm.records_waiting)} lines wait` + (llm.available ? "" : "; not asked for now")));
   $("flow").replaceChildren(...rows);
@@ -286,7 +288,17 @@ function fillRow(row, template) {
     element("span", { textContent: harmless(template.source) }), element("span", { textContent: ago < 1 ? "new" : `first ${span(ago)} ago` }));
 }
 
+// One list at a time; what was asked for meanwhile is shown by one more.
+let listing = false, again = false;
 async function list() {
+  again = true;
+  if (listing) return;
+  listing = true;
+  while (again) { again = false; await listOnce(); }
+  listing = false;
+}
+
+async function listOnce() {
   let found;
   try {
     found = await get(`/api/v1/templates?kind=${state.kind}&order=${state.order}&limit=${state.limit}`);
@@ -333,7 +345,7 @@ async function review(row, label) {
 function showMatches(found) {
   const labels = Object.entries(found.labels).map(([label, count]) => `${shown(count)} ${label}`).join(", ");
   $("rule-matches").replaceChildren(
-    element("b", { textContent: `Matches ${shown(found.lines)} lines of ${shown(found.templates)} templates` }),
+    element("b", { textContent: `Matches ${many(found.lines, "line")} of ${many(found.templates, "template")}` }),
     element("span", { textContent: labels ? ` met lately, now: ${labels}` : " met lately" }),
     element("ul", {}, ...found.examples.map((text) => element("li", { textContent: harmless(text) }))),
   );

@@ -1,0 +1,114 @@
+"""`ctl tap` and `ctl top`: a look at a running daemon that holds nothing up and never commands the terminal."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from pathlib import Path
+
+from click.testing import CliRunner
+
+from daemon_process import Daemon
+from doubles import FixedStage, cascade, rule
+from logclf_daemon.cli import main
+from logclf_daemon.cli.ctl import _tapped
+from logclf_daemon.record import Batch
+from logclf_daemon.tap import MAX_HELD, Tap
+
+LINES: list[bytes | None] = [b"sshd: no", b"disk full", b"hello", None]
+
+
+def tapped(tap: Tap, batches: int = 1) -> dict[str, object]:
+    tested = cascade([rule("sshd", "Security Alert", id="sshd-any")], [FixedStage({"disk": "Resource Usage"})])
+    tested.taps.append(tap)
+    for _ in range(batches):
+        asyncio.run(tested.classify_batch(Batch("app.log", [], lines=list(LINES))))
+    return tap.take()
+
+
+def test_a_tap_shows_what_passes_with_its_verdict() -> None:
+    found = tapped(Tap())
+
+    assert [(row["line"], row["label"], row["stage"]) for row in found["lines"]] == [  # type: ignore[attr-defined]
+        ("sshd: no", "Security Alert", "rules"),
+        ("disk full", "Resource Usage", "model"),
+        ("hello", "Unclassified", "none"),
+        ("", "Unclassified", "none"),
+    ]
+
+
+def test_a_tap_is_filtered_by_label_stage_and_source() -> None:
+    assert [row["line"] for row in tapped(Tap(label="Security Alert"))["lines"]] == ["sshd: no"]  # type: ignore[attr-defined]
+    assert [row["line"] for row in tapped(Tap(stage="model"))["lines"]] == ["disk full"]  # type: ignore[attr-defined]
+    assert tapped(Tap(source="other*")) == {"lines": [], "missed": 0}
+
+
+def test_a_tap_takes_so_many_a_second_and_tells_what_it_left_out() -> None:
+    now = 0.0
+    tap = Tap(per_sec=5, clock=lambda: now)
+
+    found = tapped(tap, batches=10)
+
+    assert (len(found["lines"]), found["missed"]) == (5, 35)  # type: ignore[arg-type]
+    now = 0.4
+    assert len(tapped(tap)["lines"]) == 2  # type: ignore[arg-type]
+
+
+def test_a_tap_that_nobody_empties_stays_small() -> None:
+    tap = Tap(per_sec=1e9)
+
+    found = tapped(tap, batches=MAX_HELD)
+
+    assert len(found["lines"]) == MAX_HELD  # type: ignore[arg-type]
+    assert found["missed"] == 3 * MAX_HELD
+
+
+def test_what_a_line_says_to_a_terminal_is_shown_and_not_obeyed() -> None:
+    row = {
+        "label": "Error",
+        "stage": "rules",
+        "rule": "x",
+        "reason": None,
+        "source": "a\x1b[2J",
+        "line": "\x1b]0;t\x07\u202e",
+    }
+
+    shown = _tapped(row)
+
+    assert "\\x1b[2J" in shown
+    assert "\x1b]" not in shown
+    assert "\u202e" not in shown
+
+
+def test_tap_and_top_of_a_running_daemon(tmp_path: Path) -> None:
+    log = tmp_path / "a.log"
+    log.write_text("")
+    state = ("--state-dir", str(tmp_path / "s"))
+    with Daemon("--tail", str(log), "--to", str(tmp_path / "out"), "--no-llm", "--no-model", *state) as daemon:
+        daemon.ready()
+        runner = CliRunner()
+        with log.open("a") as file:
+            file.writelines(f"sshd[1]: Failed password for root from 10.0.0.{at} port 22 ssh2\n" for at in range(50))
+
+        # The tap may open after the lines passed: they come again, until it has seen enough.
+        async def seen() -> str:
+            asking = asyncio.create_task(
+                asyncio.to_thread(
+                    runner.invoke, main, ["ctl", "tap", *state, "--json", "--limit", "3", "--stage", "rules"]
+                )
+            )
+            while not asking.done():
+                with log.open("a") as file:
+                    file.write("sshd[1]: Failed password for root from 10.0.0.9 port 22 ssh2\n")
+                await asyncio.wait([asking], timeout=0.1)
+            result = await asking
+            assert result.exit_code == 0, result.output
+            return result.output
+
+        rows = [json.loads(line) for line in asyncio.run(seen()).splitlines()]
+        top = runner.invoke(main, ["ctl", "top", *state, "--once", "--every", "0.2"])
+
+        assert [row["label"] for row in rows] == ["Security Alert"] * 3
+        assert top.exit_code == 0, top.output
+        assert "Security Alert" in top.output and "files.0" in top.output
+        assert daemon.stop() == 0
