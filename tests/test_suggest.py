@@ -120,6 +120,16 @@ def test_a_rule_that_would_match_a_line_with_another_label_is_not_shown() -> Non
     assert against.left_out["contradicts_other_lines"] == 1
 
 
+def test_a_word_that_varies_is_a_gap() -> None:
+    names = ("ann", "bob", "eve")
+    found = suggested(*(verdict(f"nightly backup of {name} stalled after checks (code {len(name)})") for name in names))
+
+    (one,) = found.found
+    assert one.rule.pattern == r"nightly\W+backup\W+of.*stalled\W+after\W+checks\W+code"
+    two = suggested(*(verdict(f"nightly backup of {name} stalled after checks") for name in names[:2])).found
+    assert len(two) == 2, "two are no pattern"
+
+
 def test_the_nearest_lines_with_another_label_are_counterexamples() -> None:
     other = verdict("backup of volume 7 finished after 31 seconds", "System Notification")
 

@@ -22,6 +22,9 @@ from logclf_daemon.template import spell_kept
 LEAST_WORDS, LEAST_LETTERS = 2, 12  # of a pattern: fewer match what nobody meant
 COUNTEREXAMPLES = 2
 PRIORITY = 50  # below rules that people wrote
+ENOUGH_ALIKE, MOST_VARYING = 3, 3
+MAX_COMPARED, MAX_COMPARED_WORDS = 20_000, 24
+_VARIES = "\0"
 _COMMON = 2000  # a word of more lines tells nothing of what they mean
 
 _WORD = re.compile(r"[^\W_](?:[\w.@/+-]*[^\W_])?")
@@ -74,9 +77,10 @@ def suggest(
     known += [(text, rule.options.label) for rule in rules.rules for text in rule.options.examples]
     left_out: Counter[str] = Counter()
     drafts: dict[str, Suggestion] = {}
+    words = general([rows[0] for rows in templates])
     for rows in templates:
         reason = _unfit(rows, rules, wanted)
-        pattern = None if reason else pattern_of(rows[0].text, rows[0].example)
+        pattern = None if reason else pattern_of(words.get(rows[0].template, rows[0].text), rows[0].example)
         if reason is None and pattern is None:
             reason = "too_few_words"
         if reason is not None or pattern is None:
@@ -111,6 +115,27 @@ def _unfit(rows: Sequence[Remembered], rules: RuleSet, wanted: Wanted) -> str | 
     if rules.matches(rows[0].example.encode(), rows[0].source):
         return "a_rule_answers_already"
     return None
+
+
+def general(verdicts: Sequence[Remembered]) -> dict[str, str]:
+    """The texts of templates without the words that vary: names and the like, which no digit gives away.
+
+    A word varies where `ENOUGH_ALIKE` templates of one label differ in nothing else.
+    """
+    ordered = sorted(verdicts, key=lambda row: -row.hits)[:MAX_COMPARED]
+    texts = {row.template: (row.label, tuple(row.text.split())) for row in ordered}
+    for _ in range(MOST_VARYING):
+        seen: dict[int, set[str]] = defaultdict(set)
+        for label, words in texts.values():
+            for at, word in enumerate(words[:MAX_COMPARED_WORDS]):
+                seen[hash((label, at, words[:at], words[at + 1 :]))].add(word)
+        for template, (label, words) in texts.items():
+            for at in range(min(len(words), MAX_COMPARED_WORDS)):
+                alike = seen[hash((label, at, words[:at], words[at + 1 :]))]
+                if words[at] != _VARIES and len(alike) >= ENOUGH_ALIKE:
+                    texts[template] = (label, (*words[:at], _VARIES, *words[at + 1 :]))
+                    break
+    return {template: " ".join(word for word in words if word != _VARIES) for template, (_, words) in texts.items()}
 
 
 def pattern_of(text: str, example: str) -> str | None:
