@@ -389,11 +389,11 @@ def test_a_slow_load_is_waited_for_and_never_cut_by_the_deadline_of_an_answer() 
     loading = threading.Event()
 
     def load(_: object) -> tuple[int, bytes]:
-        loading.wait(0.5)  # longer than an answer may take
+        loading.wait(2.5)  # longer than an answer may take
         return captured("chat_load_only")
 
     with OllamaDouble(lambda _: chat("Error"), load=load) as server:
-        tested = LlmStage(LlmOptions(url=server.url, answer_timeout_secs=0.4), Taxonomy())
+        tested = LlmStage(LlmOptions(url=server.url, answer_timeout_secs=2), Taxonomy())
         verdict = ask(tested)
         tested.close()
 
