@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-DEADLINE_SECS = 40.0
+DEADLINE_SECS = 60.0
 
 
 def command() -> list[str]:

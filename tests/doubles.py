@@ -72,9 +72,13 @@ class SlowStage(FixedStage):
         super().__init__(answers, name="llm")
         self.go_on = threading.Event()
         self.reason: str | None = None
+        self.warm = False
 
     def unavailable(self) -> str | None:
         return self.reason
+
+    def warm_up(self) -> None:
+        self.warm = True
 
     def classify(self, questions: Sequence[Question]) -> list[Verdict | None]:
         self.go_on.wait(20)
@@ -107,7 +111,7 @@ def cascade(
     return Cascade(generation, waiting=waiting, **more)  # type: ignore[arg-type]
 
 
-async def until(condition: Callable[[], object], *, secs: float = 10.0) -> None:
+async def until(condition: Callable[[], object], *, secs: float = 30.0) -> None:
     """Poll until the condition holds; fails at the deadline."""
     deadline = asyncio.get_running_loop().time() + secs
     while not condition():

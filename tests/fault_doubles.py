@@ -22,7 +22,7 @@ from logclf_daemon.build import build_parts, build_pipeline, cascade_of, open_st
 from logclf_daemon.config import Config
 from logclf_daemon.pipeline import Pipeline
 
-DEADLINE_SECS = 20.0
+DEADLINE_SECS = 45.0
 EVENT_TIME = msgpack.ExtType(0, bytes.fromhex("68e7780000000005"))
 
 

@@ -19,7 +19,7 @@ from logclf_daemon.metrics import value
 from logclf_daemon.record import Batch, Outcome
 
 DATA = Path(__file__).parent / "data" / "forward"
-DEADLINE_SECS = 20.0
+DEADLINE_SECS = 45.0
 _numbers = itertools.count()
 
 EVENT_TIME = msgpack.ExtType(0, bytes.fromhex("68e7780000000005"))

@@ -22,7 +22,7 @@ Step = Literal["ack", "none", "wrong", "split", "late", "close", "stall", "garba
 """What to do with a chunk: acknowledge it · say nothing · acknowledge another one · byte by byte · only after the next
 chunk came · close without a word · read no further · answer with something else · together with that of another one."""
 
-DEADLINE_SECS = 20.0
+DEADLINE_SECS = 45.0
 NONCE = b"n" * 16
 SALT = b"s" * 16
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import threading
 from collections.abc import Callable
@@ -34,34 +35,60 @@ Script = Callable[[dict[str, Any]], tuple[int, bytes] | None]
 
 
 class OllamaDouble:
-    """`script(request)` gives status and body of each chat; None closes the connection in the middle of an answer.
+    """`script(request)` gives status and body of each question; None closes the connection in the middle of an answer.
 
-    `requests` and `headers` keep what was asked. Use as a context manager.
+    `load(request)` is asked the same for an empty chat, which loads the model. `requests` and `headers` keep the
+    questions, `loads` the empty chats. Clearing `hang` makes questions hang, clearing `frozen` everything. Use as a
+    context manager.
     """
 
-    def __init__(self, script: Script, *, remote_host: str | None = None) -> None:
+    def __init__(
+        self,
+        script: Script,
+        *,
+        load: Script | None = None,
+        remote_host: str | None = None,
+        digest: str = "0" * 64,
+        port: int = 0,
+    ) -> None:
         self.requests: list[dict[str, Any]] = []
         self.headers: list[dict[str, str]] = []
-        self.hang = threading.Event()
-        self.hang.set()  # cleared by a test that wants the server to hang
+        self.loads: list[dict[str, Any]] = []
+        self.loaded: str | None = None
+        self.digest = digest
+        self.hang, self.frozen = threading.Event(), threading.Event()
+        self.hang.set()
+        self.frozen.set()
         self._script = script
+        self._load = load or (lambda _: captured("chat_load_only"))
         double = self
 
         class Handler(BaseHTTPRequestHandler):
             protocol_version = "HTTP/1.1"
 
             def do_GET(self) -> None:
+                double.frozen.wait(20)
+                if self.path == "/api/ps":
+                    models = [{"name": double.loaded, "digest": double.digest}] if double.loaded else []
+                    self._answer(200, json.dumps({"models": models}).encode())
+                    return
                 self._answer(*captured("tags"))
 
             def do_POST(self) -> None:
                 request = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+                double.frozen.wait(20)
                 if self.path == "/api/show":
                     self._answer(200, json.dumps({"remote_host": remote_host} if remote_host else {}).encode())
                     return
-                double.requests.append(request)
-                double.headers.append(dict(self.headers))
-                double.hang.wait(20)
-                answer = double._script(request)
+                if not request["messages"]:
+                    double.loads.append(request)
+                    answer = double._load(request)
+                    double.loaded = request["model"] if answer and answer[0] == 200 else None
+                else:
+                    double.requests.append(request)
+                    double.headers.append(dict(self.headers))
+                    double.hang.wait(20)
+                    answer = double._script(request)
                 if answer is None:
                     self.send_response(200)
                     self.send_header("Content-Length", "1000")
@@ -72,21 +99,34 @@ class OllamaDouble:
                 self._answer(*answer)
 
             def _answer(self, status: int, body: bytes) -> None:
-                self.send_response(status)
-                self.send_header("Content-Type", "application/json")
-                self.send_header("Content-Length", str(len(body)))
-                self.end_headers()
-                self.wfile.write(body)
+                # The client may have given up.
+                with contextlib.suppress(ConnectionError):
+                    self.send_response(status)
+                    self.send_header("Content-Type", "application/json")
+                    self.send_header("Content-Length", str(len(body)))
+                    self.end_headers()
+                    self.wfile.write(body)
 
             def log_message(self, *_: object) -> None:
                 return
 
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        class Server(ThreadingHTTPServer):
+            request_queue_size = 128
+            daemon_threads = True
+
+            def handle_error(self, *_: object) -> None:
+                """A client that goes away is no trouble of the test."""
+
+        self._server = Server(("127.0.0.1", port), Handler)
         self._thread = threading.Thread(target=self._server.serve_forever, kwargs={"poll_interval": 0.01})
 
     @property
     def url(self) -> str:
         return f"http://127.0.0.1:{self._server.server_address[1]}"
+
+    @property
+    def port(self) -> int:
+        return int(self._server.server_address[1])
 
     def __enter__(self) -> OllamaDouble:
         self._thread.start()
@@ -94,6 +134,7 @@ class OllamaDouble:
 
     def __exit__(self, *_: object) -> None:
         self.hang.set()
+        self.frozen.set()
         self._server.shutdown()
         self._server.server_close()
         self._thread.join()

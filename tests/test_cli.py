@@ -152,8 +152,10 @@ def test_csv_and_run_and_explain_agree(tmp_path: Path) -> None:
         (("run", "--config", "/no/such.yaml"), 78, "/no/such.yaml: cannot be read"),
         (("run", "--config", "BAD_CONFIG"), 78, "config.yaml:1: llm.urll: unknown option; did you mean 'url'?"),
         (("config", "check", "BAD_CONFIG"), 78, "did you mean 'url'?"),
-        (("rules", "check", "BAD_RULE"), 78, "bad.yaml:3: look: pattern: (?<= is not supported"),
+        (("rules", "check", "BAD_RULE"), 78, "bad.yaml:3: look: pattern: look-behind (?<= is not supported"),
         (("rules", "check", "/no/such/folder"), 78, "/no/such/folder: no such rule file or folder"),
+        (("rules", "check", "NO_RULES"), 78, "none.yaml: no rules; a folder's rule files end in .yaml or .yml"),
+        (("rules", "check", "NO_LIST"), 78, "nolist.yaml:3: rules.0.source: must be a list, as in [one, two]"),
         (("rules", "test", "BAD_EXAMPLE"), 1, "does not match its example 'bang'"),
         (("run", "--to", "kafka://x"), 2, "unknown kind of target"),
         (("run", "--forward", "127.0.0.1:0", "--once"), 2, "forward input has no end"),
@@ -172,6 +174,11 @@ def test_a_mistake_is_one_clear_line_and_an_exit_code(
         "BAD_RULE": (
             "bad.yaml",
             "version: 1\nrules:\n  - {id: look, label: Error, pattern: '(?<=a)b', examples: [ab]}\n",
+        ),
+        "NO_RULES": ("none.yaml", "version: 1\nrules: []\n"),
+        "NO_LIST": (
+            "nolist.yaml",
+            "version: 1\nrules:\n  - {id: a, label: Error, pattern: b, examples: [b], source: 'sshd*'}\n",
         ),
         "BAD_EXAMPLE": ("ex.yaml", "version: 1\nrules:\n  - {id: ex, label: Error, pattern: boom, examples: [bang]}\n"),
     }

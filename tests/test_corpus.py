@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import json
 from collections import Counter
+from dataclasses import asdict
 from pathlib import Path
 
 import pytest
 
+from logclf_daemon import resources
 from logclf_daemon.errors import BadInput
 from logclf_training import corpus, dataset
 from logclf_training.corpus import LABELS, Program
+from logclf_training.default import RECIPE
 from logclf_training.generate import line, lines, process_name
 from logclf_training.prefixes import STYLES
 from logclf_training.variables import SHARED
 
-OURS = Path(__file__).parent.parent / "training" / "corpus"
 SAMPLE = """\
 # program: doord
 # area: security
@@ -40,7 +42,7 @@ def written(folder: Path, text: str, name: str = "doord.txt") -> Path:
 
 @pytest.fixture(scope="module")
 def ours() -> list[Program]:
-    return corpus.load(OURS)
+    return corpus.load(corpus.shipped())
 
 
 def test_a_file_is_a_program_with_labelled_templates(tmp_path: Path) -> None:
@@ -186,6 +188,34 @@ def test_our_corpus_has_no_mistakes_and_is_broad(ours: list[Program]) -> None:
     assert counts.total() >= 4000
     assert set(counts) == set(LABELS)
     assert min(counts.values()) >= 250, counts
+
+
+def test_the_shipped_model_was_made_from_this_corpus_by_this_recipe() -> None:
+    """Whoever changes corpus or recipe rebuilds the model: `logclf-train default --out models/default --replace`."""
+    made = json.loads((resources.folder("models") / "default" / "config.json").read_text(encoding="utf-8"))
+
+    assert made["provenance"]["corpus"] == corpus.fingerprint(corpus.shipped())
+    assert made["provenance"]["recipe"] == json.loads(json.dumps(asdict(RECIPE)))
+
+
+def test_the_card_tells_how_large_the_corpus_is(ours: list[Program]) -> None:
+    card = (resources.folder("models") / "default" / "README.md").read_text(encoding="utf-8")
+
+    assert f"{corpus.count_by_label(ours).total()} line templates of {len(ours)} programs" in card
+
+
+def test_every_label_is_told_apart_from_lines_that_read_nearly_the_same(ours: list[Program]) -> None:
+    """Hard negatives: pairs of one program that share two words of five or more and have other labels."""
+    seen: Counter[str] = Counter()
+    for program in ours:
+        words = [(template.label, set(template.masked.split())) for template in program.templates]
+        for at, (label, mine) in enumerate(words):
+            for other, theirs in words[:at]:
+                if label != other and len(mine & theirs) >= 0.4 * len(mine | theirs):
+                    seen.update((label, other))
+
+    assert set(seen) == set(LABELS)
+    assert min(seen.values()) >= 20, seen
 
 
 def test_few_lines_of_our_corpus_are_contradictory_to_the_model(ours: list[Program]) -> None:

@@ -115,7 +115,7 @@ def expected(count: int) -> set[str]:
     return {f"line {index} {'x' * (index % 50)}" for index in range(count)}
 
 
-def finished(downstream: Downstream, count: int, daemon: Daemon, secs: float = 60) -> None:
+def finished(downstream: Downstream, count: int, daemon: Daemon, secs: float = 120) -> None:
     """Wait until every line has come."""
     deadline = time.monotonic() + secs
     while len(received(downstream)[0]) < count:
@@ -158,7 +158,7 @@ def test_thirty_kills_of_the_daemon_and_twelve_of_the_downstream_lose_nothing(tm
 
 
 @pytest.mark.crash
-@pytest.mark.timeout(120)
+@pytest.mark.timeout(240)
 @pytest.mark.parametrize("point", POINTS)
 def test_a_death_between_any_two_steps_loses_nothing(tmp_path: Path, point: str) -> None:
     count = 5000

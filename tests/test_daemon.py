@@ -14,8 +14,10 @@ import pytest
 
 from daemon_process import Daemon, rules_file
 from forward_sink import ForwardSink
+from model_doubles import LABELS, tiny_model
 from ollama_double import OllamaDouble, captured, chat
 
+pytestmark = pytest.mark.timeout(120)  # for a busy machine; none takes ten seconds on a quiet one
 RESOURCES = Path(__file__).parents[1] / "resources"
 QUIET = ("--no-llm",)
 
@@ -170,12 +172,44 @@ def test_a_saved_rule_is_in_force_and_a_broken_one_changes_nothing(tmp_path: Pat
 
         rules_file(rules, "User Action", "(?<=x)boom")
         daemon.wait_for(lambda daemon: "reload refused" in daemon.said)
-        assert "own.yaml:3: own-boom: pattern: (?<= is not supported" in daemon.said
+        assert "own.yaml:3: own-boom: pattern: look-behind (?<= is not supported" in daemon.said
         assert label_of_the_next(daemon, "boom 3") == ("User Action", 2)
 
         rules_file(rules, "Workflow Error")
         daemon.wait_for(lambda daemon: daemon.said.count("reloaded") == 2)
         assert label_of_the_next(daemon, "boom 4") == ("Workflow Error", 3)
+        assert daemon.stop() == 0
+
+
+def test_a_new_model_folder_is_in_force_and_a_damaged_one_changes_nothing(tmp_path: Path) -> None:
+    log, model, config = tmp_path / "app.log", tmp_path / "model", tmp_path / "config.yaml"
+    log.touch()
+    tiny_model(model)
+    config.write_text(
+        f"inputs: [{{type: files, paths: ['{log}']}}]\noutputs: [{{type: jsonl}}]\nllm: {{enabled: false}}\n"
+        f"rules: {{builtin: false}}\nmodel: {{path: {model}}}\n"
+    )
+
+    def label_of_the_next(daemon: Daemon, line: str) -> tuple[str, str]:
+        before = len(daemon.lines)
+        append(log, line)
+        daemon.wait_for(lambda daemon: len(daemon.lines) > before)
+        verdict = json.loads(daemon.lines[-1])["logclf"]
+        return verdict["label"], verdict["stage"]
+
+    with Daemon("--config", str(config)) as daemon:
+        daemon.ready()
+        assert label_of_the_next(daemon, "failed") == ("Error", "model")
+
+        (model / "head.npz").write_bytes(b"half a file")
+        daemon.wait_for(lambda daemon: "head.npz: damaged or changed" in daemon.said)
+        assert label_of_the_next(daemon, "failed failed") == ("Error", "model")
+
+        tiny_model(tmp_path / "fresh", labels=LABELS[::-1])
+        model.rename(tmp_path / "old")
+        (tmp_path / "fresh").rename(model)
+        daemon.wait_for(lambda daemon: "reloaded" in daemon.said)
+        assert label_of_the_next(daemon, "failed") == ("System Notification", "model")
         assert daemon.stop() == 0
 
 
@@ -282,7 +316,7 @@ def test_the_sample_log_flows_through(tmp_path: Path) -> None:
 
 def control(*arguments: str) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "logclf_daemon", "ctl", *arguments]
-    return subprocess.run(command, capture_output=True, text=True, timeout=40, check=False)
+    return subprocess.run(command, capture_output=True, text=True, timeout=90, check=False)
 
 
 def test_a_running_daemon_tells_its_state_and_reloads_on_request(tmp_path: Path) -> None:

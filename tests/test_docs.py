@@ -11,15 +11,23 @@ from pathlib import Path
 import pytest
 import yaml
 
-from logclf_daemon.config import Config, load_config
+from logclf_daemon.config import Config
+from logclf_daemon.stages._rules.dialect import complaint
+from logclf_daemon.stages._rules.engines import Pattern, engine_complaint
 from logclf_daemon.stages._rules.files import RuleFile
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
+RULES_PAGE = (ROOT / "docs" / "rules.md").read_text()
+PAGES = [page for page in sorted((ROOT / "docs").glob("*.md")) if "```sh\n" in page.read_text()]
+# As they are written they would not end, take a port, need a running daemon or train for minutes: only whether there
+# are such commands and options is tried.
+LONG = {"run", "serve", "ctl", "fit", "default", "export", "convert"}
+MODULES = {"logclf-daemon": "logclf_daemon", "logclf-train": "logclf_training.cli"}
 
 
-def blocks(language: str) -> list[str]:
-    return re.findall(rf"```{language}\n(.*?)```", README, re.DOTALL)
+def blocks(language: str, page: str = README) -> list[str]:
+    return re.findall(rf"```{language}\n(.*?)```", page, re.DOTALL)
 
 
 def commands() -> list[str]:
@@ -29,20 +37,39 @@ def commands() -> list[str]:
     return found
 
 
-@pytest.mark.parametrize("command", commands())
-def test_the_commands_of_the_readme_run(command: str, tmp_path: Path) -> None:
-    arguments = shlex.split(command)[1:]
-    if arguments[0] == "run":  # as it is written it would not end, and take a port
-        arguments = ["run", "--help"]
+def run_command(command: str, place: Path) -> None:
+    program, *arguments = shlex.split(command, comments=True)
+    if arguments[0] in LONG:
+        arguments.append("--help")
     arguments = [str(ROOT / argument) if argument.startswith("resources/") else argument for argument in arguments]
     if arguments[0] in {"csv", "explain"}:
         arguments.append("--no-llm")
 
     done = subprocess.run(
-        [sys.executable, "-m", "logclf_daemon", *arguments], cwd=tmp_path, capture_output=True, timeout=50, check=False
+        [sys.executable, "-m", MODULES[program], *arguments], cwd=place, capture_output=True, timeout=150, check=False
     )
 
-    assert done.returncode == 0, done.stderr.decode()
+    assert done.returncode == 0, f"{command}\n{done.stderr.decode()}"
+
+
+@pytest.mark.parametrize("command", commands())
+def test_the_commands_of_the_readme_run(command: str, tmp_path: Path) -> None:
+    run_command(command, tmp_path)
+
+
+@pytest.mark.timeout(300)
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
+def test_the_commands_of_the_documents_run_in_their_order(page: Path, tmp_path: Path) -> None:
+    text = page.read_text()
+    for rule_file in blocks("yaml", text):
+        if rule_file.startswith("version: 1"):
+            (tmp_path / "own.yaml").write_text(rule_file)
+    lines = [line for block in blocks("sh", text) for line in block.replace("\\\n", " ").splitlines()]
+    found = [line for line in lines if line.split(" ")[0] in MODULES]
+
+    assert found
+    for command in found:
+        run_command(command, tmp_path)
 
 
 def test_the_configuration_of_the_readme_is_valid() -> None:
@@ -57,27 +84,30 @@ def test_the_rule_of_the_readme_is_valid() -> None:
     RuleFile.model_validate(yaml.safe_load(text))
 
 
+def test_the_configuration_of_the_rules_page_is_valid() -> None:
+    (text,) = [block for block in blocks("yaml", RULES_PAGE) if block.startswith("rules:")]
+
+    assert Config.model_validate(yaml.safe_load(text)).rules.builtin
+
+
+def refused_patterns() -> list[str]:
+    rows = re.findall(
+        r"^\| (.*?) \| .* \|$", RULES_PAGE.split("## What a pattern may say")[1].split("\n## ")[0], re.MULTILINE
+    )
+    return [pattern for row in rows for pattern in re.findall(r"`([^`]+)`", row)]
+
+
+@pytest.mark.parametrize("pattern", refused_patterns())
+def test_what_the_rules_page_calls_refused_is_refused(pattern: str) -> None:
+    if pattern == ".{0,900}":  # alone it is nothing; many are too large
+        pattern = "|".join(f"w{number}{pattern}x{number}" for number in range(200))
+    if pattern in {"^", "$"}:
+        pattern = f"a{pattern}b"
+
+    assert complaint(pattern) or engine_complaint(Pattern(pattern))
+
+
 def test_every_link_of_the_documents_leads_somewhere() -> None:
     for document in [ROOT / "README.md", *(ROOT / "docs").glob("*.md"), *(ROOT / "integrations").rglob("*.md")]:
         for target in re.findall(r"\]\(([^)#:]+)\)", document.read_text()):
             assert (document.parent / target).exists(), f"{document.name}: {target}"
-
-
-def test_the_integrations_have_valid_configurations() -> None:
-    found = sorted((ROOT / "integrations").rglob("config.yaml"))
-
-    assert found
-    for path in found:
-        assert load_config(path).inputs
-        assert (path.parent / "README.md").exists()
-
-
-def test_fluent_bit_is_told_to_wait_for_acknowledgements() -> None:
-    """Validated against the names in Fluent Bit's documentation; it is in no registry, so it cannot run here."""
-    text = (ROOT / "integrations" / "fluent-bit" / "fluent-bit.conf").read_text()
-    sections = re.findall(r"\[(\w+)\]\n((?:    \S+ +\S+\n)+)", text)
-    output = dict(line.split(None, 1) for line in dict(sections)["OUTPUT"].splitlines())
-
-    assert [name for name, _ in sections] == ["SERVICE", "INPUT", "OUTPUT"]
-    assert output["require_ack_response"] == "on"
-    assert output["retry_limit"] == "no_limits"

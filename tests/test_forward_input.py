@@ -23,6 +23,7 @@ import pytest
 from msgspec import Raw
 from pydantic import ValidationError
 
+from doubles import cascade
 from forward_doubles import (
     DATA,
     EVENT_TIME,
@@ -44,6 +45,8 @@ from logclf_daemon.handshake import ClientLogin
 from logclf_daemon.inputs._forward.chunks import inflate
 from logclf_daemon.inputs.forward import ForwardInput, ForwardInputOptions
 from logclf_daemon.metrics import value
+from logclf_daemon.outputs.memory import MemoryOutput
+from logclf_daemon.pipeline import Pipeline as WholePipeline
 from logclf_daemon.record import Batch, Outcome, SealedRecord
 
 CHUNK = "cGl4ZWxzLWFyZS1mdW4hIQ=="
@@ -797,6 +800,7 @@ BOMBS = {
 }
 
 
+@pytest.mark.timeout(180)
 @pytest.mark.parametrize("what", BOMBS)
 def test_s19_a_bomb_does_not_take_the_memory(what: str) -> None:
     bomb = BOMBS[what]()
@@ -1176,7 +1180,7 @@ def test_s24_stopping_accepts_nobody_drops_half_a_frame_and_still_answers_what_i
 
             server.source.stop()
             assert server.task is not None
-            await asyncio.wait_for(asyncio.shield(server.task), 5)
+            await asyncio.wait_for(asyncio.shield(server.task), 30)
             with pytest.raises(OSError):
                 await server.connect()
             server.pipeline.batches[0].settle(Outcome.DELIVERED)
@@ -1200,11 +1204,41 @@ def test_s24_chunks_still_queued_when_it_stops_are_left_to_their_sender_and_the_
             server.source.stop()
             pipeline.gate.set()
             assert server.task is not None
-            await asyncio.wait_for(asyncio.shield(server.task), 5)
+            await asyncio.wait_for(asyncio.shield(server.task), 30)
             await server.source.close()
 
             assert await sender.rest() == ack("first")
             assert [batch.source for batch in pipeline.batches] == ["a", "c"]
+
+    run(scenario())
+
+
+class Stuck(MemoryOutput):
+    """Never says that anything is safe."""
+
+    async def write(self, batch: Batch) -> None:
+        await asyncio.Event().wait()
+
+
+def test_s24_events_nobody_sends_again_are_counted_even_if_the_pipeline_takes_no_more() -> None:
+    """Single events without a chunk id that wait for room when the time to drain is over."""
+
+    async def scenario() -> None:
+        source = ForwardInput(ForwardInputOptions(listen="127.0.0.1:0"), "late")
+        delivery = WholePipeline([source], cascade(), [Stuck()], max_in_flight=1, drain_secs=0.0)
+        await delivery.open()
+        server = Served(source, Pipeline())
+        running = asyncio.create_task(delivery.run())
+        sender = await server.connect()
+        await sender.send(b"".join(pack([f"tag.{number}", EVENT_TIME, {"log": "x"}]) for number in range(40)))
+        await until(lambda: delivery.room.taken > 0)
+
+        delivery.stop()
+        await running
+
+        assert value("logclf_records_read_total", input="late") == 40
+        assert value("logclf_records_returned_total", input="late") == 40
+        await sender.close()
 
     run(scenario())
 
@@ -1356,6 +1390,21 @@ def test_what_fluent_bits_server_was_asked_is_answered_like_there_or_better(case
 
 
 # --- listening ------------------------------------------------------------------------------------------------------
+
+
+def test_a_peer_that_is_gone_without_a_word_is_noticed() -> None:
+    async def scenario() -> None:
+        async with served() as server:
+            await server.connect()
+            await until(lambda: bool(server.source._server.peers))
+
+            (peer,) = server.source._server.peers
+            sock = peer._transport.get_extra_info("socket")  # type: ignore[attr-defined]
+
+            assert sock.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE)
+            assert sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE) <= 60
+
+    run(scenario())
 
 
 def test_a_port_in_use_is_named_with_what_to_do() -> None:

@@ -13,7 +13,7 @@ import time
 from collections.abc import AsyncIterator, Coroutine
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import msgpack
 import pytest
@@ -21,7 +21,7 @@ from fluent.sender import FluentSender
 from msgspec import Raw
 from pydantic import ValidationError
 
-from forward_doubles import DATA, EVENT_TIME, Clock, Pipeline, pack, served
+from forward_doubles import DATA, EVENT_TIME, Clock, Pipeline, pack, served, until
 from forward_sink import ForwardSink, Login
 from logclf_daemon.codec import decode_entries, event_time, raw_str
 from logclf_daemon.errors import ConfigError, OutputUnavailable, RecordRejected
@@ -223,7 +223,7 @@ def test_c10_a_server_that_reads_no_further_is_away_after_the_time_for_it() -> N
                 started = time.monotonic()
                 with pytest.raises(OutputUnavailable):
                     await out.write(large)
-                assert time.monotonic() - started < 5
+                assert time.monotonic() - started < 20
 
     run(scenario())
 
@@ -337,7 +337,7 @@ def test_c12_without_a_mutual_login_nothing_is_sent(login: Login, words: str) ->
                 username="bob",
                 password="wrong",
                 self_hostname="me",
-                connect_timeout_secs=0.5,
+                connect_timeout_secs=10.0 if login.helo else 0.5,
             ) as out:
                 with pytest.raises(OutputUnavailable, match=words):
                     await out.write(batch())
@@ -428,7 +428,7 @@ def test_c13_checking_can_be_switched_off_and_a_client_certificate_shown() -> No
 def test_c13_tls_against_a_plain_server_fails_with_words() -> None:
     async def scenario() -> None:
         with ForwardSink() as sink:
-            async with output(f"forward+tls://{sink.address}", connect_timeout_secs=0.5) as out:
+            async with output(f"forward+tls://{sink.address}", connect_timeout_secs=2.0) as out:
                 with pytest.raises(OutputUnavailable):
                     await out.write(batch())
             assert sink.entries == []
@@ -473,7 +473,8 @@ def test_c16_a_large_batch_goes_in_parts_with_ids_that_say_what_is_in_them() -> 
             assert [line[:4] for line in (entry[b"log"] for _, entry in sink.once())] == [
                 b"%04d" % number for number in range(1000)
             ]
-            assert sink.chunks[:2] == sink.chunks[2:4]
+            assert sink.chunks[1] == sink.chunks[2]  # the first part is safe, and does not go again
+            assert len(set(sink.chunks)) == len(sink.chunks) - 1
             assert CHUNK.encode() not in sink.chunks
 
     run(scenario())
@@ -604,7 +605,7 @@ def test_c20_nothing_is_sent_before_the_connection_is_established() -> None:
             thread = threading.Thread(target=silent, args=(listener,))
             thread.start()
             address = f"127.0.0.1:{listener.getsockname()[1]}"
-            async with output(address, shared_key="sekret", connect_timeout_secs=0.2) as out:
+            async with output(address, shared_key="sekret", connect_timeout_secs=1.5) as out:
                 with pytest.raises(OutputUnavailable):
                     await out.write(batch())
             thread.join()
@@ -762,10 +763,35 @@ def test_a_write_that_is_given_up_does_not_hold_up_the_end() -> None:
                 sink.script.clear()
                 await out.write(batch(chunk="next"))
 
-            assert time.monotonic() - started < 10
+            assert time.monotonic() - started < 25  # the time for an acknowledgement is 30
             assert sink.chunks == [CHUNK.encode(), b"next"]
 
     run(scenario())
+
+
+def test_a_resolver_that_does_not_answer_does_not_hold_up_the_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked, answer = threading.Event(), threading.Event()
+
+    def dead(*_: object, **__: object) -> NoReturn:
+        asked.set()
+        answer.wait(45)
+        raise socket.gaierror(socket.EAI_AGAIN, "no answer")
+
+    async def scenario() -> float:
+        async with output("logs.example.com:24224") as out:
+            writing = asyncio.create_task(out.write(batch()))
+            await until(asked.is_set)
+            monkeypatch.undo()
+            writing.cancel()
+            await asyncio.gather(writing, return_exceptions=True)
+            started = time.monotonic()
+        return time.monotonic() - started
+
+    monkeypatch.setattr(socket, "getaddrinfo", dead)
+    took = asyncio.run(scenario())
+    answer.set()
+
+    assert took < 2.0 + 15.0
 
 
 def test_closing_ends_its_threads() -> None:

@@ -1,126 +1,236 @@
-"""Alerts and dashboard name what the daemon really has, and Prometheus' own tool can read them."""
+"""What stands in integrations/: every configuration is read, and what belongs together agrees.
+
+The tools that CI can install check and run theirs in `tests/integrations`.
+"""
 
 from __future__ import annotations
 
 import json
 import re
-import subprocess
-from collections.abc import Callable
-from pathlib import Path
+from fnmatch import fnmatchcase
+from pathlib import Path, PurePath
 from typing import Any
 
 import pytest
 import yaml
-from prometheus_client.metrics import MetricWrapperBase
 
-import logclf_daemon.service  # noqa: F401  # all metrics are declared now
-from logclf_daemon.metrics import REGISTRY
+from logclf_daemon.config import Config, load_config
+from logclf_daemon.taxonomy import DEFAULT_LABELS
 
-INTEGRATIONS = Path(__file__).parents[1] / "integrations"
-ALERTS = INTEGRATIONS / "prometheus" / "alerts.yaml"
-DASHBOARD = INTEGRATIONS / "grafana" / "dashboard.json"
-WANTED = {
-    "LogclfOutputDown": "logclf_output_away_seconds",
-    "LogclfLag": "logclf_input_lag_seconds",
-    "LogclfRecordsDropped": "logclf_records_dropped_total",
-    "LogclfNoveltyDrift": "logclf_templates_new_total",
-    "LogclfLlmDown": "logclf_llm_available",
-    "LogclfReloadRefused": "logclf_reloads_total",
-    "LogclfModelDisagreement": "logclf_model_llm_answers_total",
-}
+ROOT = Path(__file__).parents[1] / "integrations"
+OTHERS = {"prometheus", "grafana"}  # with tests of their own
+FOLDERS = sorted(path for path in ROOT.iterdir() if path.is_dir() and path.name not in OTHERS)
+CONFIGS = sorted(path for path in ROOT.rglob("config*.yaml") if "templates" not in path.parts)
+FLUENT_BIT = sorted(ROOT.rglob("fluent-bit*.conf"))
+# Of the values that ECS allows for event.category and event.type.
+ECS_CATEGORIES = {"configuration", "host", "intrusion_detection", "process", "session", "web"}  # those in use
+ECS_TYPES = {"access", "error", "info"}
 
 
-def alerts() -> list[dict[str, Any]]:
-    rules: list[dict[str, Any]] = yaml.safe_load(ALERTS.read_text())["groups"][0]["rules"]
-    return rules
+def document(*names: str) -> Any:
+    return yaml.safe_load(ROOT.joinpath(*names).read_text())
 
 
-def panels() -> list[dict[str, Any]]:
-    found: list[dict[str, Any]] = json.loads(DASHBOARD.read_text())["panels"]
-    return found
+def sections(text: str) -> list[tuple[str, dict[str, str]]]:
+    """The sections of a classic Fluent Bit configuration."""
+    found = re.findall(r"\[(\w+)\]\n((?: {4}\S+ +\S.*\n)+)", text)
+    return [(name, dict(line.split(None, 1) for line in body.splitlines())) for name, body in found]
 
 
-def expressions() -> list[tuple[str, str]]:
-    """Where each expression stands, and the expression."""
-    found = [(rule["alert"], rule["expr"]) for rule in alerts()]
-    return found + [(panel["title"], target["expr"]) for panel in panels() for target in panel["targets"]]
+@pytest.mark.parametrize("folder", FOLDERS, ids=lambda folder: folder.name)
+def test_a_readme_is_read_in_a_minute_and_says_what_is_tested(folder: Path) -> None:
+    text = (folder / "README.md").read_text()
+
+    assert len(text.split()) < 500
+    assert re.search(r"\bCI\b|Tested", text)
 
 
-def samples() -> dict[str, set[str]]:
-    """Every sample name, with its labels."""
-    found: dict[str, set[str]] = {}
-    for metric in set(REGISTRY._names_to_collectors.values()):
-        assert isinstance(metric, MetricWrapperBase)
-        labels = set(metric._labelnames)
-        for described in metric.describe():
-            kinds = {"counter": ["_total"], "histogram": ["_bucket", "_sum", "_count"]}.get(described.type, [""])
-            for ending in kinds:
-                found[described.name + ending] = labels | ({"le"} if ending == "_bucket" else set())
-    return found
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: "/".join(path.parts[-2:]))
+def test_the_daemon_accepts_the_configuration(path: Path) -> None:
+    assert load_config(path).inputs
 
 
-@pytest.mark.parametrize(("where", "expression"), expressions())
-def test_every_metric_and_label_that_is_asked_for_exists(where: str, expression: str) -> None:
-    known = samples()
+@pytest.mark.parametrize("path", FLUENT_BIT, ids=lambda path: "/".join(path.parts[-2:]))
+def test_fluent_bit_waits_for_acknowledgements_and_never_gives_up(path: Path) -> None:
+    """Names as in Fluent Bit's documentation; it is in no registry, so it cannot run here."""
+    outputs = [options for name, options in sections(path.read_text()) if name == "OUTPUT"]
 
-    for name, matchers in re.findall(r"\b(logclf_\w+)(?:\{([^}]*)\})?", expression):
-        assert name in known, f"{where}: {name}"
-        for label in re.findall(r"(\w+)\s*(?:=|!=|=~|!~)", matchers):
-            assert label in known[name] | {"instance", "job"}, f"{where}: {name}: {label}"
-    for grouped in re.findall(r"by \(([^)]*)\)", expression):
-        labels = set(re.split(r",\s*", grouped)) - {"instance"}
-        assert any(labels <= known[name] for name in re.findall(r"logclf_\w+", expression)), where
-
-
-@pytest.mark.parametrize(("where", "expression"), expressions())
-def test_brackets_of_an_expression_match(where: str, expression: str) -> None:
-    stack: list[str] = []
-    for letter in re.sub(r'"[^"]*"', '""', expression):
-        if letter in "([{":
-            stack.append(")]}"["([{".index(letter)])
-        elif letter in ")]}":
-            assert stack.pop() == letter, where
-
-    assert stack == []
+    assert outputs
+    for options in outputs:
+        assert options["name"] == "stdout" or options["retry_limit"] == "no_limits"
+        if options["name"] == "forward":
+            assert options["require_ack_response"] == "on"
 
 
-def test_what_has_to_be_alerted_on_is() -> None:
-    found = {rule["alert"]: rule for rule in alerts()}
-
-    for name, metric in WANTED.items():
-        assert metric in found[name]["expr"]
-    for rule in found.values():
-        assert rule["labels"]["severity"] in {"info", "warning", "critical"}
-        assert rule["annotations"]["summary"] and rule["annotations"]["description"]
+@pytest.mark.parametrize("path", FLUENT_BIT, ids=lambda path: "/".join(path.parts[-2:]))
+def test_labelled_records_never_match_the_way_to_the_daemon(path: Path) -> None:
+    for name, options in sections(path.read_text()):
+        if name == "OUTPUT" and options["name"] == "forward":
+            assert not fnmatchcase("classified.host.var.log.syslog", options["match"])
 
 
-def test_the_panels_of_the_dashboard_do_not_overlap() -> None:
-    taken: set[tuple[int, int]] = set()
-    for panel in panels():
-        place = panel["gridPos"]
-        cells = {
-            (x, y)
-            for x in range(place["x"], place["x"] + place["w"])
-            for y in range(place["y"], place["y"] + place["h"])
-        }
-        assert not cells & taken, panel["title"]
-        assert place["x"] + place["w"] <= 24
-        taken |= cells
-    assert len({panel["id"] for panel in panels()}) == len(panels())
+def test_fluentd_waits_for_acknowledgements_and_keeps_its_loop_guard() -> None:
+    text = (ROOT / "fluentd" / "fluent.conf").read_text()
+    (match,) = re.findall(r"<match (\S+)>\n  @type forward\n(.*?)</match>", text, re.DOTALL)
+
+    assert [text.count(f"<{name}") for name in ("source", "match", "buffer")] == [
+        text.count(f"</{name}>") for name in ("source", "match", "buffer")
+    ]
+    assert match[0] == "host.**"
+    for option in ("require_ack_response true", "retry_forever true", "overflow_action block"):
+        assert option in match[1]
 
 
-def test_promtool_takes_alerts_and_configuration(needs: Callable[[str], str], tmp_path: Path) -> None:
-    promtool = needs("promtool")
-    queries = {"groups": [{"name": "x", "rules": []}]}
-    for at, (_, expression) in enumerate(expressions()):
-        plain = expression.replace("$instance", ".*")
-        queries["groups"][0]["rules"].append({"record": f"query:{at}", "expr": plain})  # type: ignore[attr-defined]
-    (tmp_path / "queries.yaml").write_text(yaml.safe_dump(queries))
+@pytest.mark.parametrize("folder", ["fluentd", "vector"])
+def test_what_comes_back_is_under_a_prefix_and_on_the_port_that_is_listened_on(folder: str) -> None:
+    (output,) = load_config(ROOT / folder / "config.yaml").model_dump()["outputs"]
+    text = "".join(path.read_text() for path in (ROOT / folder).iterdir() if path.suffix in {".conf", ".yaml"})
 
-    for arguments in (
-        ["check", "rules", str(ALERTS)],
-        ["check", "rules", str(tmp_path / "queries.yaml")],
-        ["check", "config", str(ALERTS.with_name("prometheus.yml"))],
-    ):
-        done = subprocess.run([promtool, *arguments], capture_output=True, text=True, timeout=50, check=False)
-        assert done.returncode == 0, done.stdout + done.stderr
+    assert output["tag_prefix"] == "classified."
+    assert re.search(r"(port |address: 127.0.0.1:)24225", text)
+
+
+def test_the_parts_of_the_vector_configuration_are_connected() -> None:
+    found = document("vector", "vector.yaml")
+    (source,) = load_config(ROOT / "vector" / "config.yaml").model_dump()["inputs"]
+    path = re.sub(r"%\w", "00", found["sinks"]["to_logclf"]["path"])
+    fed = {name for part in ("transforms", "sinks") for item in found[part].values() for name in item["inputs"]}
+
+    assert fed == {*found["sources"], *found["transforms"]}
+    assert any(fnmatchcase(path, glob) for glob in source["paths"])
+
+
+def test_the_collector_gives_every_label_a_severity() -> None:
+    found = document("otel-collector", "otelcol.yaml")
+    (statements,) = [item["statements"] for item in found["processors"]["transform"]["log_statements"]]
+    logs = found["service"]["pipelines"]["logs"]
+
+    assert all(set(logs[part]) <= set(found[part]) for part in ("receivers", "processors", "exporters"))
+    labels = [match for statement in statements for match in re.findall(r'"label"\] == "(.*)"', statement)]
+    assert sorted(labels) == sorted(DEFAULT_LABELS)
+
+
+def test_elasticsearch_knows_every_label_by_fields_that_ecs_has() -> None:
+    pipeline = json.loads((ROOT / "elasticsearch" / "ingest-pipeline.json").read_text())
+    template = json.loads((ROOT / "elasticsearch" / "index-template.json").read_text())
+    known = pipeline["processors"][0]["script"]["params"]
+
+    assert sorted(known) == sorted(DEFAULT_LABELS)
+    assert {row["category"] for row in known.values()} <= {*ECS_CATEGORIES, None}
+    assert {row["type"] for row in known.values()} <= ECS_TYPES
+    fields = template["template"]["mappings"]["properties"]["logclf"]["properties"]
+    assert {"label", "confidence", "stage", "rule", "reason", "template", "generation"} == set(fields)
+
+
+def test_the_table_of_elasticsearch_says_what_the_pipeline_does() -> None:
+    pipeline = json.loads((ROOT / "elasticsearch" / "ingest-pipeline.json").read_text())
+    text = (ROOT / "elasticsearch" / "README.md").read_text()
+    rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in text.splitlines() if line.startswith("|")]
+
+    assert {row[0]: row[1:] for row in rows[2:]} == {
+        label: [row["level"], row["category"] or "", row["type"], str(row["severity"])]
+        for label, row in pipeline["processors"][0]["script"]["params"].items()
+    }
+
+
+def test_the_collector_and_elasticsearch_agree_on_severities() -> None:
+    pipeline = json.loads((ROOT / "elasticsearch" / "ingest-pipeline.json").read_text())
+    text = (ROOT / "otel-collector" / "otelcol.yaml").read_text()
+    numbers = {"INFO": 9, "WARN": 13, "ERROR": 17, "FATAL": 21}
+
+    assert {label: numbers[name] for name, label in re.findall(r'SEVERITY_NUMBER_(\w+)\).*== "(.*)"', text)} == {
+        label: row["severity"] for label, row in pipeline["processors"][0]["script"]["params"].items()
+    }
+
+
+@pytest.mark.parametrize(("folder", "file"), [("rsyslog", "60-logclf.conf"), ("syslog-ng", "logclf.conf")])
+def test_the_file_that_syslog_writes_is_the_one_that_is_read_rotated_or_not(folder: str, file: str) -> None:
+    (source,) = load_config(ROOT / folder / "config.yaml").model_dump()["inputs"]
+    text = (ROOT / folder / file).read_text()
+
+    assert "/var/log/logclf/all.log" in text
+    assert all(
+        any(fnmatchcase(name, glob) for glob in source["paths"])
+        for name in ("/var/log/logclf/all.log", "/var/log/logclf/all.log.1")
+    )
+    assert '"logclf-daemon"' in text  # its own messages stay out
+
+
+def test_the_image_runs_without_root_and_tells_its_health() -> None:
+    text = (ROOT / "docker" / "Dockerfile").read_text()
+
+    assert len(re.findall(r"^FROM ", text, re.MULTILINE)) == 2
+    assert text.rindex("\nUSER 65532") > text.rindex("\nFROM ")
+    assert "HEALTHCHECK" in text and '"ctl", "status"' in text
+
+
+def test_the_services_of_compose_share_the_socket() -> None:
+    found = document("docker", "compose.yaml")
+    services = found["services"]
+    named = {
+        mount.split(":")[0] for service in services.values() for mount in service["volumes"] if mount[0] not in "./"
+    }
+    (source,) = load_config(ROOT / "docker" / "config.yaml").model_dump()["inputs"]
+    outputs = [
+        options for name, options in sections((ROOT / "docker" / "fluent-bit.conf").read_text()) if name == "OUTPUT"
+    ]
+
+    assert named == set(found["volumes"])
+    assert source["listen"] == "unix://" + outputs[0]["unix_path"]
+    for name in ("fluent-bit", "logclf"):
+        assert "sockets:/run/logclf" in services[name]["volumes"]
+
+
+def manifests() -> list[dict[str, Any]]:
+    return [
+        found
+        for name in ("daemonset.yaml", "sidecar.yaml")
+        for found in yaml.safe_load_all((ROOT / "kubernetes" / name).read_text())
+    ]
+
+
+def test_the_daemonset_has_a_valid_configuration_that_leaves_its_own_log_out(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("FORWARD_KEY", "secret")
+    (config_map,) = [found for found in manifests() if found["kind"] == "ConfigMap"]
+    (tmp_path / "config.yaml").write_text(config_map["data"]["config.yaml"])
+    chart = Config.model_validate(document("kubernetes", "chart", "values.yaml")["config"])
+
+    for config in (load_config(tmp_path / "config.yaml"), chart):
+        (source,) = config.model_dump()["inputs"]
+        name = "logclf-daemon-x2v7k_logging_logclf-daemon-0123456789ab.log"
+        assert any(fnmatchcase(name, glob) for glob in source["exclude"])
+        assert source["format"] == "cri"
+
+
+def test_the_containers_have_no_more_rights_than_they_need() -> None:
+    pods = [found["spec"] if found["kind"] == "Pod" else found["spec"]["template"]["spec"] for found in manifests()[1:]]
+    containers = [
+        container
+        for pod in pods
+        for container in [*pod.get("initContainers", []), *pod["containers"]]
+        if container["name"] == "logclf-daemon"
+    ]
+
+    assert len(containers) == 2
+    for container in containers:
+        context = container["securityContext"]
+        assert context["readOnlyRootFilesystem"] and not context["allowPrivilegeEscalation"]
+        assert context["capabilities"] == {"drop": ["ALL"]}
+        assert container["resources"]["limits"]["memory"] == "512Mi"
+
+
+def test_the_playbook_gives_the_role_a_valid_configuration() -> None:
+    (play,) = document("ansible", "playbook.yaml")
+    defaults = document("ansible", "roles", "logclf_daemon", "defaults", "main.yaml")
+
+    for config in (play["roles"][0]["logclf_daemon_config"], defaults["logclf_daemon_config"]):
+        assert Config.model_validate(config).inputs
+
+
+def test_every_integration_stands_in_the_overview() -> None:
+    text = (ROOT.parent / "docs" / "integrations.md").read_text()
+
+    for folder in FOLDERS:
+        assert f"../integrations/{PurePath(folder).name}/README.md" in text

@@ -54,6 +54,34 @@ def test_each_record_is_one_object_a_line(tmp_path: Path) -> None:
     assert b"\x1b" not in (tmp_path / "out").read_bytes()
 
 
+ODD = {
+    "an array as a key": b"\x81\x91\x01\xa1x",
+    "nil as a key": b"\x81\xc0\xa1x",
+    "a map as a key": b"\x81\x81\x01\x02\xa1x",
+    "a timestamp": b"\xd6\xff\x00\x00\x00\x05",
+    "a timestamp of another age": b"\xc7\x0c\xff" + b"\x7f" * 12,
+    "an extension": b"\xd4\x05\x01",
+    "no number": encode(float("nan")),
+    "a thousand levels": b"\x91" * 990 + b"\xc0",
+    "levels of maps": b"\x81\xa1a" * 400 + b"\xc0",
+}
+
+
+@pytest.mark.parametrize("sealed", [False, True])
+@pytest.mark.parametrize("what", ODD)
+def test_whatever_a_sender_sends_is_a_line_of_json(tmp_path: Path, what: str, sealed: bool) -> None:
+    odd = ODD[what]
+    record: AnyRecord = Record(Raw(b"\x01"), {"log": raw_str(b"before"), "odd": Raw(odd)})
+    if sealed:  # its own keys are odd too
+        record = SealedRecord(Raw(b"\x01"), Raw(b"\x84\xa3log\xa6before\xc0\xa1x\x93\x01\x02\x03\xa1x\xa3odd" + odd))
+
+    write({"path": str(tmp_path / "out")}, Batch("x", [record, *batch(b"after").records]))
+
+    first, second = (tmp_path / "out").read_text().splitlines()
+    assert first.startswith("{")
+    assert json.loads(second) == {"log": "after"}
+
+
 def test_it_appends_and_adds_the_time_on_request(tmp_path: Path) -> None:
     path = str(tmp_path / "out")
 
@@ -69,7 +97,11 @@ def test_it_appends_and_adds_the_time_on_request(tmp_path: Path) -> None:
         (encode(5), "1970-01-01T00:00:05.000000Z"),
         (encode([5, {}]), "1970-01-01T00:00:05.000000Z"),
         (bytes(event_time(1_500_000_000)), "1970-01-01T00:00:01.500000Z"),
+        (b"\x92\x05\x81\xa1\xff\xa1\xff", "1970-01-01T00:00:05.000000Z"),  # metadata that are no text
         (encode("x"), None),
+        (encode(float("nan")), None),
+        (encode(2**64 - 1), None),
+        (encode(-(2**60)), None),
     ],
 )
 def test_times_are_rfc_3339(time: bytes, text: str | None) -> None:
@@ -113,6 +145,30 @@ def test_half_a_batch_is_taken_back_when_the_disk_is_full(tmp_path: Path, monkey
 
     asyncio.run(scenario())
     assert rows(tmp_path / "out") == [{"log": "first"}]
+
+
+def test_a_full_pipe_that_does_not_block_gets_everything_once(tmp_path: Path) -> None:
+    reader, writer = os.pipe()
+    os.set_blocking(writer, False)
+    lines = [b"%d %s" % (number, b"x" * 1000) for number in range(1000)]
+    came = bytearray()
+
+    async def scenario() -> None:
+        output = JsonlOutput(JsonlOutputOptions(type="jsonl", path=str(tmp_path / "out")))
+        await output.open()
+        os.dup2(writer, output._fd)
+        output._stdout = True
+        writing = asyncio.create_task(output.write(batch(*lines)))
+        while came.count(b"\n") < len(lines):
+            came.extend(await asyncio.to_thread(os.read, reader, 10_000))
+        await writing
+        output._stdout = False
+        await output.close()
+
+    asyncio.run(scenario())
+    os.close(reader)
+    os.close(writer)
+    assert [json.loads(row)["log"].encode() for row in came.splitlines()] == lines
 
 
 def test_a_path_that_cannot_be_opened_is_told_at_the_start(tmp_path: Path) -> None:

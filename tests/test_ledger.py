@@ -250,6 +250,9 @@ class Llm(FixedStage):
     def unavailable(self) -> str | None:
         return None
 
+    def warm_up(self) -> None:
+        return
+
 
 STEPS = st.sampled_from(["take", "take", "slow", "away", "refuse"])
 SCRIPTS = st.lists(st.one_of(STEPS, STEPS, st.sampled_from(["stuck", "gone", "bug"])), max_size=12)

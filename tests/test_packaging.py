@@ -48,7 +48,7 @@ def test_every_dependency_has_a_pin_for_ci() -> None:
     [
         ("rules", ["sshd.yaml"]),
         ("models", ["default/config.json", "default/encoder.onnx", "default/tokenizer.json", "default/head.npz"]),
-        ("systemd", ["logclf-daemon.service"]),
+        ("systemd", ["logclf-daemon.service", "logclf-daemon-forward.socket", "config.yaml", "drop-ins/torch.conf"]),
     ],
 )
 def test_the_data_rides_with_the_code(name: str, files: list[str]) -> None:

@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 from collections.abc import Sequence
 
 import pytest
+from msgspec import Raw
 
 from doubles import ChaosOutput, ChaosStage, FixedStage, SlowStage, cascade, rule, until
-from logclf_daemon.errors import OutputUnavailable, ServiceUnavailable
+from logclf_daemon.codec import plain, text_fields
+from logclf_daemon.errors import OutputUnavailable, RecordRejected, ServiceUnavailable
 from logclf_daemon.inputs.memory import MemoryInput
 from logclf_daemon.metrics import value
 from logclf_daemon.outputs.memory import MemoryOutput
 from logclf_daemon.pipeline import OutputSlot, Pipeline, Room, part_id
 from logclf_daemon.protocols import Emit, Input, Output
-from logclf_daemon.record import Batch, Outcome
+from logclf_daemon.record import Batch, Outcome, SealedRecord
 from logclf_daemon.waiting import WaitingRoom
 
 LINES = [f"line {number} {'known' if number % 2 else 'other'} {'x' * (number % 7)}" for number in range(500)]
@@ -82,6 +85,45 @@ def test_a_best_effort_output_holds_nothing_back() -> None:
     )
 
 
+def test_a_best_effort_output_that_is_gone_for_good_or_broken_ends_nothing() -> None:
+    class Gone(MemoryOutput):
+        async def write(self, batch: Batch) -> None:
+            raise ServiceUnavailable("standard output was closed")
+
+    source, good = MemoryInput(LINES), MemoryOutput()
+
+    run(pipeline([source], [good, OutputSlot(Gone(), required=False)]))
+
+    assert len(good.lines) == len(LINES)
+    assert source.watermark.position == len(LINES)
+
+
+def test_a_best_effort_output_that_hangs_is_passed_by_and_tried_again_in_a_while() -> None:
+    now = [0.0]
+
+    class Hanging(MemoryOutput):
+        hangs, calls = True, 0
+
+        async def write(self, batch: Batch) -> None:
+            self.calls += 1
+            if self.hangs:
+                raise TimeoutError  # as asyncio.wait_for does when its time is over
+            await super().write(batch)
+
+    source, good, bad = MemoryInput(LINES, batch_size=1), MemoryOutput(), Hanging()
+    slot = OutputSlot(bad, required=False)
+
+    run(pipeline([source], [good, slot], clock=lambda: now[0]))
+
+    assert len(good.lines) == len(LINES)
+    assert bad.calls <= 3  # those that were under way when the first came back
+    now[0] += 60
+    bad.hangs = False
+    run(pipeline([MemoryInput(LINES, batch_size=1)], [MemoryOutput(), slot], clock=lambda: now[0]))
+    assert bad.lines == [line.encode() for line in LINES]
+    assert slot.away_since is None
+
+
 def test_rejected_records_are_counted_buried_and_settled() -> None:
     lines = ["fine"] * 10 + ["poison"] * 10 + ["fine"] * 10
     source, output, grave = MemoryInput(lines), ChaosOutput(1, away=0.3, poison=b"poison"), MemoryOutput()
@@ -93,6 +135,29 @@ def test_rejected_records_are_counted_buried_and_settled() -> None:
     assert b"poison" in bytes(grave.written[0].fields["logclf_rejected"])  # type: ignore[union-attr]
     assert (tested.totals.delivered, tested.totals.dropped) == (20, 10)
     assert source.watermark.position == 30
+
+
+def test_whatever_is_refused_is_buried_with_the_reason() -> None:
+    """Also chunks that are not logs, and records whose map cannot be opened."""
+
+    class Refusing(MemoryOutput):
+        async def write(self, batch: Batch) -> None:
+            raise RecordRejected("not here")
+
+    class Odd(MemoryInput):
+        async def run(self, emit: Emit) -> None:
+            await emit(Batch("m", [], self.outcomes.append, opaque=b"\x90", input="odd"))
+            sealed = SealedRecord(Raw(b"\x01"), Raw(b"\x81\x07\xa1x"))
+            await emit(Batch("s", [sealed], self.outcomes.append, input="odd"))
+
+    source, grave = Odd([]), MemoryOutput()
+
+    run(pipeline([source], [Refusing()], dead_letter=grave))
+
+    metrics, sealed = map(text_fields, plain(grave.written))
+    assert metrics == {"tag": "m", "base64": "kA==", "logclf_rejected": "rejected: not here"}
+    assert (sealed["7"], sealed["logclf_rejected"]) == ("x", "rejected: not here")
+    assert source.outcomes == [Outcome.DELIVERED] * 2
 
 
 class Stuck(MemoryOutput):
@@ -213,6 +278,37 @@ def test_while_an_output_is_away_one_batch_at_a_time_is_tried_and_each_in_its_tu
     asyncio.run(scenario())
     assert len(set(output.tried[10:20])) == len(set(output.tried[20:30])) == 10
     assert len(output.lines) == 100
+
+
+def test_c11_pauses_grow_to_a_limit_with_jitter_and_each_change_is_one_line(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    pauses: list[float] = []
+    sleep = asyncio.sleep
+
+    async def recorded(secs: float) -> None:
+        if secs:
+            pauses.append(secs)
+        await sleep(0)
+
+    class Away(MemoryOutput):
+        left = 9
+
+        async def write(self, batch: Batch) -> None:
+            self.left -= 1
+            if self.left >= 0:
+                raise OutputUnavailable("away")
+            await super().write(batch)
+
+    source, output, jitter = MemoryInput(LINES[:3]), Away(name="c11"), itertools.cycle([0.0, 1.0])
+    monkeypatch.setattr(asyncio, "sleep", recorded)
+    caplog.set_level("INFO", "logclf")
+
+    run(Pipeline([source], cascade(), [output], jitter=lambda: next(jitter)))
+
+    assert pauses == [0.125, 0.5, 0.5, 2.0, 2.0, 5.0, 2.5, 5.0, 2.5]
+    lines = [record.getMessage() for record in caplog.records if "output=c11" in record.getMessage()]
+    assert ["unavailable" in lines[0], "available again" in lines[1], len(lines)] == [True, True, 2]
 
 
 def test_stop_delivers_what_is_under_way_and_reads_no_further() -> None:
@@ -425,3 +521,29 @@ def test_room_lets_waiters_in_as_it_empties() -> None:
         return order
 
     assert asyncio.run(scenario()) == ["full", "late"]
+
+
+def test_a_large_batch_has_its_turn_however_many_small_ones_come() -> None:
+    room = Room(10)
+    entered: list[str] = []
+
+    async def pass_through(name: str, weight: int) -> None:
+        await room.take(weight)
+        entered.append(name)
+        await asyncio.sleep(0)
+        await asyncio.sleep(0)
+        room.give_back(weight)
+
+    async def scenario() -> None:
+        small = [asyncio.create_task(pass_through("small", 3)) for _ in range(4)]
+        await asyncio.sleep(0)
+        large = asyncio.create_task(pass_through("large", 9))
+        await asyncio.sleep(0)
+        while not large.done():
+            small.append(asyncio.create_task(pass_through("small", 3)))
+            await asyncio.sleep(0)
+            assert len(small) < 100
+        await asyncio.gather(*small)
+
+    asyncio.run(scenario())
+    assert room.taken == 0

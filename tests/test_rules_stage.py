@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import re
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -9,7 +12,7 @@ import pytest
 from doubles import rule
 from logclf_daemon.errors import ConfigError
 from logclf_daemon.record import Question
-from logclf_daemon.resources import folder
+from logclf_daemon.resources import cache_directory, folder
 from logclf_daemon.stages._rules import child, engines
 from logclf_daemon.stages._rules.engines import HyperscanEngine, Pattern, Re2Engine
 from logclf_daemon.stages.rules import RuleSet, RulesOptions, applies, load_rules
@@ -47,12 +50,12 @@ def test_a_rule_answers_what_its_pattern_finds(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("change", "complaint"),
     [
-        (("pattern: 'boom \\d+'", "pattern: '(?<=a)boom'"), "own.yaml:6: boom: pattern: (?<= is not supported"),
+        (("pattern: 'boom \\d+'", "pattern: '(?<=a)boom'"), "yaml:6: boom: pattern: look-behind (?<= is not supported"),
         (("pattern: 'boom \\d+'", "pattern: '(?!a)boom'"), "give the exception a rule of its own"),
-        (("pattern: 'boom \\d+'", "pattern: '(b)oom \\1'"), "back-references are not supported"),
+        (("pattern: 'boom \\d+'", "pattern: '(b)oom \\1'"), "back-reference \\1 is not supported"),
         (("pattern: 'boom \\d+'", "pattern: 'boom('"), "own.yaml:6: boom: pattern: not a valid RE2 pattern: missing )"),
         (("pattern: 'boom \\d+'", "pattern: 'x*'"), "matches the empty string"),
-        (("pattern: 'boom \\d+'", "pattern: 'é'\n    ignore_case: true"), "ignore_case works for ASCII"),
+        (("pattern: 'boom \\d+'", "pattern: 'é'\n    ignore_case: true"), "ignoring the case works for ASCII"),
         (("label: Critical Error", "label: Critical Eror"), "'Critical Eror' is not a label; did you mean 'Critical"),
         (("id: boom", "id: boom\n    lable: x"), "own.yaml:5: rules.0.lable: unknown option; did you mean 'label'?"),
         (("version: 1", "version: 2"), "own.yaml:2: version: input should be 1"),
@@ -142,16 +145,19 @@ def test_own_labels_leave_shipped_rules_out(tmp_path: Path) -> None:
 
 
 def test_the_shipped_rules_hold() -> None:
-    rules = load_rules(RulesOptions(), Taxonomy(), folder("rules"))
+    rules = load_rules(RulesOptions(), Taxonomy(), folder("rules"), cache_directory())
 
-    assert len(rules) > 0
+    assert len(rules) >= 500
+    assert len({rule.path for rule in rules.rules}) >= 40
+    assert [rule.id for rule in rules.rules if not rule.options.counterexamples] == []
+    assert list(map(str, rules.findings(None))) == []
 
 
 def test_without_hyperscan_the_other_engine_is_used(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(engines, "hyperscan", None)
 
     assert isinstance(engines.engine_for((Pattern("only here"),)), Re2Engine)
-    assert engines.complaint("a b") is None
+    assert engines.engine_complaint(Pattern("a b")) is None
 
 
 def test_a_pattern_that_takes_for_ever_to_compile_is_refused_by_name(
@@ -165,6 +171,19 @@ def test_a_pattern_that_takes_for_ever_to_compile_is_refused_by_name(
         load(tmp_path, text)
 
     assert "own.yaml:9: bomb: " in str(error.value)
+
+
+@pytest.mark.parametrize("engine", [HyperscanEngine, Re2Engine])
+def test_an_engine_can_be_tried_in_one_thread_while_another_scans(engine: type) -> None:
+    """A reload does so: both sets share the engine of the shipped rules."""
+    tested = engine([Pattern("boom"), Pattern("b.*m$")])
+    lines = [b"boom " * 200, b"none"] * 500
+
+    with ThreadPoolExecutor(4) as threads:
+        found = list(threads.map(tested.hits, [lines] * 40))
+
+    assert all(hits == found[0] for hits in found)
+    assert len(found[0]) == 500
 
 
 def test_compiled_rules_are_kept_and_loaded_again(tmp_path: Path) -> None:
@@ -193,6 +212,33 @@ def test_lint_finds_what_is_odd() -> None:
     assert ("dead", "never") in found
     assert ("contradicts", "wide") in found
     assert not any(name == "half" and kind == "dead" for kind, name in found)
+
+
+def test_lint_finds_a_rule_that_claims_the_lines_of_other_programs() -> None:
+    others = [
+        replace(
+            rule(f"{name} said no", "Security Alert", id=name, examples=[f"{name} said no"]), path=Path(f"{name}.yaml")
+        )
+        for name in ("door", "gate", "wall")
+    ]
+    rules = RuleSet([*others, rule("said", "Error", id="wide", examples=["it said"])])
+
+    (finding,) = rules.findings()
+
+    assert (finding.kind, finding.rule.id) == ("broad", "wide")
+    assert str(finding).endswith(
+        "broad: matches examples with another label in 3 files: door.yaml, gate.yaml, wall.yaml"
+    )
+
+
+def test_lint_tells_what_a_costly_rule_takes() -> None:
+    """A hundred times the threshold, so that a busy machine changes nothing."""
+    rules = RuleSet([rule(r"\w+@\w+[.]\w+x", id="slow")])
+
+    (finding,) = rules.findings([b"a" * 20_000 + b"@" + b"b" * 200_000] * 20)
+
+    assert (finding.kind, finding.rule.id) == ("costly", "slow")
+    assert re.search(r"costly: \d+\.\d us a line on its own", str(finding))
 
 
 def test_explaining_a_line_names_all_rules_that_match() -> None:

@@ -14,7 +14,7 @@ import pytest
 
 from logclf_daemon.errors import ConfigError, ServiceUnavailable
 from logclf_daemon.metrics import value
-from logclf_daemon.state import FILE_NAME, Intent, Offset, StateDb, mounted_type, open_read_only
+from logclf_daemon.state import FILE_NAME, MOST_PARTS, Intent, Offset, StateDb, mounted_type, open_read_only
 from logclf_daemon.state_schema import migrations
 
 
@@ -191,6 +191,20 @@ def test_a_full_disk_is_survived_and_positions_catch_up(folder: Path) -> None:
     assert value("logclf_state_troubles_total", what="commit") > before
     assert len(state.load_offsets("files")) == 20
     assert [known.start for known in state.load_intents("files")["files/1:2:0"]] == list(range(50, 200, 10))
+    state.close()
+
+
+def test_a_disk_that_takes_nothing_for_long_does_not_fill_the_memory() -> None:
+    state = StateDb.in_memory()
+    state.connection.execute("PRAGMA query_only = ON")
+
+    for number in range(MOST_PARTS + 500):
+        assert not state.record_parts(f"chunk {number}", b"\x01")
+
+    assert state.behind
+    assert state.parts_of("chunk 0") == b""
+    assert state.parts_of(f"chunk {MOST_PARTS + 499}") == b"\x01"
+    state.connection.execute("PRAGMA query_only = OFF")
     state.close()
 
 

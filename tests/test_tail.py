@@ -565,6 +565,7 @@ def test_16_a_stale_handle_is_opened_again_with_growing_pauses(tmp_path: Path) -
         assert told == 1
 
 
+@pytest.mark.timeout(180)
 def test_17_ten_thousand_files_need_few_descriptors_and_each_gets_its_turn(tmp_path: Path) -> None:
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (min(1024, hard), hard))
@@ -784,6 +785,17 @@ def test_21_parts_that_never_end_leave_their_head(tmp_path: Path) -> None:
 
         assert [len(line) for line in rig.lines] == [1000, 5]
         assert rig.fields()[0]["truncated"] == b"\xc3"
+
+
+def test_21_a_stream_of_a_strange_name_skips_nothing_else(tmp_path: Path) -> None:
+    with Rig(tmp_path, format="docker", max_line_bytes=1000, read_bytes=4096) as rig:
+        rig.write("a.log", docker("x" * 100, "a,b;line;group=x") * 50)
+        rig.settle_down(10)
+        rig.restart()
+        rig.write("a.log", docker("end\n", "a,b;line;group=x") + docker("after\n"))
+        rig.settle_down(10)
+
+        assert [len(line) for line in rig.lines] == [1000, 5]
 
 
 def cri(text: str, tag: str = "F", stream: str = "stdout") -> bytes:

@@ -68,7 +68,7 @@ def test_a_scrape_after_a_thousand_templates_takes_a_moment() -> None:
     started = time.perf_counter()
     looked.metrics()
 
-    assert time.perf_counter() - started < 1  # 3 ms on a quiet machine
+    assert time.perf_counter() - started < 5  # 3 ms on a quiet machine; the benchmark measures it
 
 
 def test_caches_are_counted_by_tier() -> None:

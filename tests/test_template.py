@@ -6,7 +6,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from logclf_daemon.cascade import Generation
+from logclf_daemon.resources import cache_directory, folder
 from logclf_daemon.stages._rules.engines import HyperscanEngine, Pattern, Re2Engine
+from logclf_daemon.stages.rules import RuleSet, RulesOptions, load_rules
+from logclf_daemon.taxonomy import Taxonomy
 from logclf_daemon.template import FOLD, KEPT, MAX_BYTES, canonical, fold, key, spell_kept, template_id
 
 POLAR = [
@@ -21,9 +25,26 @@ POLAR = [
     ("event severity=6 logged", "event severity=2 logged"),
     ("Temperature of disk sda is 35 C", "Temperature of disk sda is 95 C"),
     ("rc=0", "rc=-1"),
+    ("answered HTTP 200", "answered HTTP 503"),
+    ("response code 200", "response code 404"),
+    ("child terminated with code 0", "child terminated with code 139"),
+    ("[Errno 2] opened", "[Errno 28] opened"),
+    ("Media and Data Integrity Errors: 0", "Media and Data Integrity Errors: 9"),
+    ("Device: /dev/sda, 0 Offline uncorrectable sectors", "Device: /dev/sda, 12 Offline uncorrectable sectors"),
+    ("Device: /dev/sda, 0 Currently unreadable sectors", "Device: /dev/sda, 8 Currently unreadable sectors"),
+    ("5 Reallocated_Sector_Ct raw 0", "5 Reallocated_Sector_Ct raw 812"),
+    ("197 Current_Pending_Sector: 0", "197 Current_Pending_Sector: 16"),
+    ("nvme0: critical_warning : 0", "nvme0: critical_warning : 4"),
+    ("critical warning: 0x00", "critical warning: 0x04"),
+    ("SMART overall-health: PASSED", "SMART overall-health: FAILED"),
     ("feature x enabled", "feature x disabled"),
     ("job 17 succeeded", "job 17 failed"),
 ]
+
+
+@pytest.fixture(scope="module")
+def shipped() -> RuleSet:
+    return load_rules(RulesOptions(), Taxonomy(), folder("rules"), cache_directory())
 
 
 @pytest.mark.parametrize(("one", "other"), POLAR)
@@ -40,6 +61,16 @@ def test_opposite_lines_never_share_a_cache_key(engine: type, one: str, other: s
     ]
 
     assert folds[0] != folds[1]
+
+
+@pytest.mark.parametrize(("one", "other"), POLAR)
+def test_opposite_lines_never_share_a_verdict(shipped: RuleSet, one: str, other: str) -> None:
+    """By a rule or by their templates: what the later stages are asked about one is not the answer to the other."""
+    answers, opened = Generation(1, shipped, [], Taxonomy()).recall("x", [one.encode(), other.encode()])
+
+    decided = [answer for answer in answers if answer is not None]
+    assert len({id(answer) for answer in decided}) == len(decided)
+    assert [positions for _, positions in opened if len(positions) > 1] == []
 
 
 @pytest.mark.parametrize(
@@ -66,6 +97,12 @@ def test_templates_look_like_this(line: str, template: str) -> None:
 
 def test_the_same_event_of_another_month_and_host_has_the_same_template() -> None:
     assert canonical(b"Jan  2 03:04:05 a cron[1]: run") == canonical(b"Dec 30 23:59:59 other cron[22]: run")
+
+
+@pytest.mark.parametrize("event", ["Connection lost", "error in block", "web1 app: failed", "Warning: low"])
+@pytest.mark.parametrize("time", ["2026-11-22 09:55:{}", "2026-11-22 09:55:17,1{}", "Nov 22 09:55:{}"])
+def test_the_second_of_an_event_is_no_count(time: str, event: str) -> None:
+    assert canonical(f"{time.format('00')} {event}".encode()) == canonical(f"{time.format('17')} {event}".encode())
 
 
 KEPT_NUMBERS = HyperscanEngine([Pattern(kept.pattern, ends=True) for kept in KEPT])

@@ -215,6 +215,46 @@ def test_the_existing_model_is_measured_on_the_same_rows(tmp_path: Path) -> None
 
 
 @pytest.mark.usefixtures("tiny_shipped")
+def test_a_model_is_not_compared_with_one_that_does_not_know_the_labels(tmp_path: Path) -> None:
+    told: list[str] = []
+    existing = ModelStage(ModelOptions(path=tiny_model(tmp_path)))
+
+    fitted = fit.fit([*rows(40), *[Example("disk", "Fire", "", "")] * 8], [], SMALL, existing, told.append)
+
+    assert (fitted.shipped, fitted.worse) == (None, False)
+    assert any("it does not know the label Fire" in text for text in told)
+
+
+@pytest.mark.usefixtures("tiny_shipped")
+def test_a_better_model_is_not_replaced_by_a_worse_one_unless_asked(tmp_path: Path) -> None:
+    """Each source has one label only: whoever has not seen the other source is always wrong."""
+    better, out = tiny_model(tmp_path / "better"), tiny_model(tmp_path / "model")
+    mine = [[row.text, row.label, row.label] for row in rows(40)]
+    labelled = csv_file(tmp_path / "rows.csv", [["log_message", "target_label", "source"], *mine])
+    arguments = ("fit", labelled, "--out", out, "--encoder", "shipped", "--compare", better, "--replace")
+    before = (out / "config.json").read_bytes()
+
+    refused, kept = run(*arguments), (out / "config.json").read_bytes()
+    replaced = run(*arguments, "--even-if-worse")
+
+    assert (refused.exit_code, kept) == (65, before)
+    assert "kept, the new model is worse" in refused.output
+    assert replaced.exit_code == 0, replaced.output
+    assert (out / "config.json").read_bytes() != before
+
+
+def test_the_shipped_encoder_is_int8_and_says_so_when_fp32_is_asked(tmp_path: Path) -> None:
+    labelled = csv_file(
+        tmp_path / "rows.csv", [["log_message", "target_label"], *[[row.text, row.label] for row in rows(40)]]
+    )
+
+    result = run("fit", labelled, "--out", tmp_path / "model", "--encoder", "shipped", "--fp32")
+
+    assert result.exit_code == 65
+    assert "encoder shipped: it is int8 already" in result.output
+
+
+@pytest.mark.usefixtures("tiny_shipped")
 def test_what_is_mixed_in_is_learned_but_not_measured() -> None:
     mine, mixed = rows(40), [Example("disk disk disk", "Third", "other", "corpus")] * 10
 
@@ -388,7 +428,7 @@ def test_a_missing_extra_is_one_line_that_says_what_to_install(monkeypatch: pyte
     assert "Traceback" not in result.output
 
 
-@pytest.mark.parametrize("command", ["default", "fit", "evaluate", "export", "convert"])
+@pytest.mark.parametrize("command", ["default", "fit", "distil", "evaluate", "export", "convert"])
 def test_every_command_has_help_with_an_example(command: str) -> None:
     result = run(command, "--help")
 
@@ -439,11 +479,12 @@ def test_the_users_rows_train_on_sentence_transformers_and_load(tmp_path: Path) 
 @pytest.mark.train
 @pytest.mark.slow
 @pytest.mark.timeout(300)
-def test_the_export_agrees_with_the_original(tmp_path: Path) -> None:
-    result = run("export", "all-MiniLM-L6-v2", tmp_path)
+@pytest.mark.parametrize(("flags", "cosine"), [((), 0.98), (("--fp32",), 0.9999)])
+def test_the_export_agrees_with_the_original(tmp_path: Path, flags: tuple[str, ...], cosine: float) -> None:
+    result = run("export", "all-MiniLM-L6-v2", tmp_path, *flags)
 
     assert result.exit_code == 0, result.output
-    assert float(result.output.split("mean ")[1].split(",")[0]) > 0.98
+    assert float(result.output.split("mean ")[1].split(",")[0]) > cosine
     encoder = OnnxEncoder(
         (tmp_path / "encoder.onnx").read_bytes(),
         (tmp_path / "tokenizer.json").read_bytes(),
@@ -451,6 +492,87 @@ def test_the_export_agrees_with_the_original(tmp_path: Path) -> None:
         dimensions=384,
     )
     assert np.linalg.norm(embed(encoder, ["disk failed"])) == pytest.approx(1, abs=1e-3)
+
+
+CORPUS = """\
+# program: doord
+# area: security
+# prefix: syslog bare
+[Security Alert]
+Key refused at the front door for %{user}
+Wrong code entered %{small} times by %{user}
+[System Notification]
+The front door opened after %{ms} ms
+Warden process started
+[Error]
+Motor of the back door failed: %{errtext}
+Hinge sensor timed out
+"""
+
+
+@needs_torch
+@pytest.mark.train
+@pytest.mark.slow
+@pytest.mark.timeout(300)
+def test_the_default_model_is_built_the_same_twice(tmp_path: Path) -> None:
+    corpus = tmp_path / "corpus"
+    corpus.mkdir()
+    for name in ("doord", "gated", "locksd"):
+        own = "\n".join(f"{line} {name}" if line[:1].isalpha() else line for line in CORPUS.splitlines())
+        (corpus / f"{name}.txt").write_text(own.replace("doord", name, 1) + "\n", encoding="utf-8")
+
+    results = [run("default", "--corpus", corpus, "--out", tmp_path / name) for name in ("one", "two")]
+
+    assert [result.exit_code for result in results] == [0, 0], results[0].output
+    first, second = (sorted((tmp_path / name).iterdir()) for name in ("one", "two"))
+    assert [path.name for path in first] == ["README.md", "config.json", "encoder.onnx", "head.npz", "tokenizer.json"]
+    assert [path.read_bytes() for path in first] == [path.read_bytes() for path in second]
+
+
+@needs_torch
+@pytest.mark.train
+@pytest.mark.slow
+@pytest.mark.timeout(300)
+def test_any_local_model_runs_on_sentence_transformers_and_each_answer_is_made_alone(tmp_path: Path) -> None:
+    from logclf_training.encoder import MINILM, keep_layers, load
+
+    local, out = tmp_path / "encoder", tmp_path / "model"
+    encoder = load(MINILM, 32)
+    keep_layers(encoder, [0])
+    encoder.save(str(local))
+    runtime = ("--runtime", "sentence-transformers")
+
+    refused = run("fit", RESOURCES / "labelled.csv", "--out", out, *runtime)
+    result = run("fit", RESOURCES / "labelled.csv", "--out", out, "--encoder", local, *runtime)
+
+    assert "give --encoder a local folder" in refused.output
+    assert result.exit_code == 0, result.output
+    assert sorted(path.name for path in out.iterdir()) == ["README.md", "config.json", "head.npz"]
+    stage = ModelStage(ModelOptions(path=out, runtime="sentence-transformers", max_error_rate=1))
+    questions = [Question(str(at), text, "", b"") for at, text in enumerate(("disk failed", "x " * 99, "started"))]
+    assert stage.classify(questions) == [stage.classify([question])[0] for question in questions]
+
+
+@needs_torch
+@pytest.mark.train
+@pytest.mark.slow
+@pytest.mark.timeout(300)
+def test_a_joblib_head_of_the_tutorial_kind_becomes_a_folder_that_the_daemon_loads(tmp_path: Path) -> None:
+    from logclf_training.encoder import MINILM, load, original_embeddings
+
+    known = dataset.read_labelled(RESOURCES / "labelled.csv")[::2]
+    embeddings = original_embeddings(load(MINILM, 64), [row.text for row in known])
+    regression = LogisticRegression(max_iter=500).fit(embeddings, [row.label for row in known])
+    joblib.dump(regression, tmp_path / "head.joblib")
+    out = tmp_path / "model"
+
+    result = run("convert", tmp_path / "head.joblib", "--trust", "--out", out, "--fp32")
+
+    assert result.exit_code == 0, result.output
+    assert "not calibrated: use it with `model: {max_error_rate: 1}`" in result.output
+    stage = ModelStage(ModelOptions(path=out, max_error_rate=1))
+    answered = [max(shares := stage.probabilities(row.text), key=lambda name: shares[name]) for row in known[:40]]
+    assert answered == regression.predict(embeddings[:40]).tolist()
 
 
 @needs_torch

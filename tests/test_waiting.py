@@ -101,6 +101,123 @@ def test_a_template_the_llm_cannot_label_is_not_asked_again_at_once() -> None:
     asyncio.run(scenario())
 
 
+def test_a_template_that_fails_again_and_again_is_asked_less_and_less() -> None:
+    stage, now = SlowStage(), [0.0]
+    stage.go_on.set()
+
+    async def scenario() -> None:
+        room = WaitingRoom(stage, clock=lambda: now[0])
+        for _ in range(24 * 60):  # a line a minute, for a day
+            asked = room.ask(question("a"), 1)
+            if not isinstance(asked, Verdict):
+                await room.collect([(asked, 1)])
+            now[0] += 60
+
+    asyncio.run(scenario())
+    assert 5 < len(stage.asked) < 15
+
+
+def test_sources_take_turns() -> None:
+    stage = SlowStage()
+
+    async def scenario() -> None:
+        room = WaitingRoom(stage)
+        for number in range(50):
+            room.ask(question(f"flood{number}", "flood"), 1)
+        for number in range(2):
+            room.ask(question(f"quiet{number}", "quiet"), 1)
+        stage.go_on.set()
+        await until(lambda: room.questions == 0)
+
+    asyncio.run(scenario())
+    assert [asked.source for asked in stage.asked[1:5]] == ["flood", "quiet", "flood", "quiet"]
+
+
+def test_a_source_that_floods_the_queue_makes_room_for_the_others() -> None:
+    stage = SlowStage()
+
+    async def scenario() -> None:
+        room = WaitingRoom(stage, max_questions=6)
+        flood = [room.ask(question(f"flood{number}", "flood"), 1) for number in range(20)]
+        quiet = [room.ask(question(f"quiet{number}", "quiet"), 1) for number in range(5)]
+
+        assert sum(not isinstance(asked, Verdict) for asked in flood) == 6
+        assert [isinstance(asked, Verdict) for asked in quiet] == [False, False, True, True, True]
+        assert room.questions == 6
+        displaced = [asked for asked in flood if not isinstance(asked, Verdict) and asked.done()]
+        assert [asked.result().reason for asked in displaced] == ["llm_busy"] * 2
+        stage.go_on.set()
+        await until(lambda: room.questions == 0)
+
+    asyncio.run(scenario())
+
+
+def test_what_records_wait_for_is_asked_before_what_only_renews() -> None:
+    stage = SlowStage()
+
+    async def scenario() -> None:
+        room = WaitingRoom(stage, max_questions=4)
+        room.ask(question("under way"), 1)
+        for text in ("renewal", "promoted", "displaced"):
+            room.ask(question(text), 0)
+        room.ask(question("promoted"), 1)
+        room.ask(question("new"), 1)
+        stage.go_on.set()
+        await until(lambda: room.questions == 0)
+
+    asyncio.run(scenario())
+    assert [asked.text for asked in stage.asked] == ["under way", "promoted", "new", "renewal"]
+
+
+def test_a_budget_bounds_the_questions() -> None:
+    stage = SlowStage({"a": "Error", "b": "Error"})
+    stage.go_on.set()
+
+    async def scenario() -> None:
+        room = WaitingRoom(stage, budget=2)
+        for text in ("a", "a", "b"):
+            asked = room.ask(question(text), 1)
+            assert not isinstance(asked, Verdict)
+        last = room.ask(question("c"), 1)
+        assert isinstance(last, Verdict)
+        assert last.reason == "llm_off"
+        await until(lambda: room.questions == 0)
+
+    asyncio.run(scenario())
+    assert len(stage.asked) == 2
+
+
+def test_the_stage_is_warmed_up_before_the_first_question() -> None:
+    stage = SlowStage({"a": "Error"})
+    stage.go_on.set()
+
+    async def scenario() -> None:
+        room = WaitingRoom(stage)
+        room.warm_up()
+        asked = room.ask(question("a"), 1)
+        assert not isinstance(asked, Verdict)
+        await asked
+        assert stage.warm
+
+    asyncio.run(scenario())
+
+
+def test_a_closed_room_drops_its_queue() -> None:
+    stage = SlowStage()
+
+    async def scenario() -> None:
+        room = WaitingRoom(stage, wait_secs=20)
+        asked = [room.ask(question(text), 1) for text in "ab"]
+        room.close()
+        stage.go_on.set()
+        verdicts = await room.collect([(future, 1) for future in asked if not isinstance(future, Verdict)])
+
+        assert [verdict.reason for verdict in verdicts] == ["low_confidence", "llm_timeout"]
+        assert len(stage.asked) == 1
+
+    asyncio.run(scenario())
+
+
 def test_answers_are_remembered_and_failures_are_not() -> None:
     stage, remembered = SlowStage({"good": "Error"}), []
     stage.go_on.set()

@@ -8,10 +8,12 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
+from logclf_daemon.activation import PassedSockets
 from logclf_daemon.cascade import Cascade, Generation
 from logclf_daemon.config import Config, state_directory
 from logclf_daemon.errors import ConfigError, ServiceUnavailable, StageError
 from logclf_daemon.events import StateTrouble, emit, model_llm_answers
+from logclf_daemon.notify import notify_step
 from logclf_daemon.outputs.jsonl import JsonlOutput, JsonlOutputOptions
 from logclf_daemon.pipeline import OutputSlot, Pipeline
 from logclf_daemon.protocols import Input, Stage
@@ -51,9 +53,11 @@ def build_parts(config: Config, state: Path | None, before: Parts | None = None)
         ConfigError: Something cannot be used; nothing was changed.
     """
     taxonomy = config.taxonomy
+    notify_step("compiling the rules")
     rules = load_rules(config.rules, taxonomy, folder("rules"), cache_directory())
     model: ModelStage | None = None
     if config.model.enabled:
+        notify_step("loading the model")
         model = _model(config, before)
         unknown = [label for label in model.labels if label not in taxonomy] if model else []
         if model is not None and unknown:
@@ -109,17 +113,18 @@ def generation_of(parts: Parts, number: int) -> Generation:
     return Generation(number, parts.rules, stages, parts.config.taxonomy)
 
 
-def waiting_room(parts: Parts, *, patient: bool = False) -> WaitingRoom | None:
-    """The queue before the LLM; a `patient` one (csv) waits for every answer."""
+def waiting_room(parts: Parts, *, patient: bool = False, budget: int | None = None) -> WaitingRoom | None:
+    """The queue before the LLM; a `patient` one (csv) waits for every answer, `budget` bounds the questions in all."""
     if parts.llm is None:
         return None
     options = parts.config.llm
     return WaitingRoom(
         parts.llm,
-        wait_secs=options.load_timeout_secs * 2 if patient else options.wait_secs,
+        wait_secs=None if patient else options.wait_secs,
         max_waiting=10**9 if patient else options.max_waiting,
         max_questions=10**9 if patient else options.max_questions,
         concurrency=options.concurrency,
+        budget=budget,
         renews=not patient,
         remember=partial(_llm_answered, parts),
     )
@@ -136,12 +141,12 @@ def _llm_answered(parts: Parts, question: Question, verdict: Verdict) -> None:
         model_llm_answers.labels("yes" if max(guesses, key=guesses.__getitem__) == verdict.label else "no").inc()
 
 
-def cascade_of(parts: Parts, *, patient: bool = False) -> Cascade:
+def cascade_of(parts: Parts, *, patient: bool = False, budget: int | None = None) -> Cascade:
     """The cascade that `run`, `csv`, `explain` and HTTP share."""
     record = parts.config.record
     return Cascade(
         generation_of(parts, 1),
-        waiting=waiting_room(parts, patient=patient),
+        waiting=waiting_room(parts, patient=patient, budget=budget),
         message_keys=record.message_keys,
         field_name=record.field,
         flatten=record.flatten,
@@ -159,13 +164,20 @@ def close(cascade: Cascade, parts: Parts) -> None:
     parts.close()
 
 
-def build_pipeline(config: Config, cascade: Cascade, state: StateDb | None, *, once: bool = False) -> Pipeline:
+def build_pipeline(
+    config: Config,
+    cascade: Cascade,
+    state: StateDb | None,
+    *,
+    once: bool = False,
+    sockets: PassedSockets | None = None,
+) -> Pipeline:
     """Inputs and outputs around a cascade.
 
     Raises:
         ConfigError: An input or output can never work as configured.
     """
-    services = {"state": state, "once": once}
+    services = {"state": state, "once": once, "sockets": sockets}
     inputs: list[Input] = []
     for at, options in enumerate(config.inputs):
         kind = options.type  # type: ignore[attr-defined]  # every member of the union has it

@@ -14,7 +14,7 @@ import re
 import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from pathlib import PurePath
 from typing import Protocol
@@ -26,6 +26,7 @@ from logclf_daemon.cache import TwoGenerations
 from logclf_daemon.codec import encode, message_lines, sealed_with
 from logclf_daemon.errors import StageError
 from logclf_daemon.events import Bug, StageFailed, cache_hits, cache_misses, emit, stage_seconds, verdicts_total
+from logclf_daemon.failpoint import reached
 from logclf_daemon.protocols import Stage
 from logclf_daemon.record import AnyRecord, Batch, Question, Record, Verdict, abstention
 from logclf_daemon.tap import Tap
@@ -280,6 +281,8 @@ class Cascade:
         self._field = field_name
         self._flatten = flatten
         self._local_wait_secs = local_wait_secs
+        self.asked_since: float | None = None  # when the worker took the templates it has now
+        self.answered_at = time.monotonic()  # when it was done with the last
         # One thread: the stages are not asked to be thread-safe, and the model uses one core by default.
         self._executor = ThreadPoolExecutor(max_workers=1, thread_name_prefix="stages")
 
@@ -339,7 +342,7 @@ class Cascade:
                 break
             asked = fresh[start : start + ASKED_TOGETHER]
             questions = [known.question for known in asked]
-            verdicts = await loop.run_in_executor(self._executor, generation.ask, questions)
+            verdicts = await loop.run_in_executor(self._executor, self._ask_stages, generation, questions)
             for known, verdict in zip(asked, verdicts, strict=True):
                 known.local = verdict
                 open_still = verdict.abstained or (
@@ -347,6 +350,15 @@ class Cascade:
                 )
                 if self.waiting is None or not open_still:
                     known[NO_RULE] = known.answer(verdict)
+
+    def _ask_stages(self, generation: Generation, questions: Sequence[Question]) -> list[Verdict]:
+        """In the worker thread, with the time of it: what takes too long here has come to a stand."""
+        self.asked_since = time.monotonic()
+        reached("asked")
+        try:
+            return generation.ask(questions)
+        finally:
+            self.answered_at, self.asked_since = time.monotonic(), None
 
     def _open_answer(self, known: Known, positions: list[int], result: Classified) -> Answer | None:
         """For a template that rules, memory and model left open; None if its records wait for the LLM."""
@@ -362,7 +374,8 @@ class Cascade:
     def _ask_llm(self, known: Known, positions: list[int], result: Classified) -> Answer | None:
         """The LLM's answer now, or why there is none; None if the records at `positions` wait for it."""
         assert self.waiting is not None
-        asked = self.waiting.ask(known.question, len(positions))
+        assert known.local is not None
+        asked = self.waiting.ask(replace(known.question, guess=known.local.guess), len(positions))
         if isinstance(asked, Verdict):
             return known.answer(asked)
         asked.add_done_callback(lambda done: _remember(known, done))
@@ -425,8 +438,11 @@ class Cascade:
     def explain(self, source: str, line: bytes) -> tuple[Question, list[Step]]:
         """Ask every stage about one line, whatever the earlier ones said, and time each."""
         question, steps = self._explain_rules(source, line)
-        stages = [*self.generation.stages, *([self.waiting.stage] if self.waiting else [])]
-        return question, [*steps, *(_step(stage, question) for stage in stages)]
+        for stage in [*self.generation.stages, *([self.waiting.stage] if self.waiting else [])]:
+            step = _step(stage, question)
+            question = replace(question, guess=(step.verdict and step.verdict.guess) or question.guess)
+            steps.append(step)
+        return question, steps
 
     async def explained(self, source: str, line: bytes) -> tuple[Question, list[Step], Answer]:
         """The same beside running traffic, and the verdict; the LLM is asked only where its answer counts."""

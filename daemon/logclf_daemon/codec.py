@@ -7,8 +7,10 @@ with msgpack's Unpacker, and the record stays sealed: its map is never changed, 
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
 
 import msgpack
 import msgspec
@@ -220,7 +222,7 @@ def plain(records: Sequence[AnyRecord]) -> list[dict[str, object]]:
         return [_plain_slowly(encode(body)) for body in bodies]
     if len(encoded.translate(None, _NOT_JSON)) == len(encoded):
         return decoded
-    return [{name: _text_only(value) for name, value in fields.items()} for fields in decoded]
+    return list(map(text_fields, decoded))
 
 
 def _plain_slowly(body: bytes) -> dict[str, object]:
@@ -228,17 +230,29 @@ def _plain_slowly(body: bytes) -> dict[str, object]:
         fields = msgpack.unpackb(body, raw=False, unicode_errors="replace", strict_map_key=False, timestamp=0)
     except (*_MAX_DEPTH_ERRORS, TypeError, RecursionError):
         return {"undecodable": body.decode("latin-1")}
-    return {
-        str(name) if not isinstance(name, bytes) else name.decode("utf-8", "replace"): _text_only(value)
-        for name, value in fields.items()
-    }
+    return text_fields(fields)
+
+
+def text_fields(fields: Mapping[Any, object]) -> dict[str, object]:
+    """Fields as every text format can carry them: keys and bytes become text; what is nested too deep is left out."""
+    found: dict[str, object] = {}
+    for name, value in fields.items():
+        try:
+            found[_text_of(name)] = _text_only(value)
+        except RecursionError:
+            found[_text_of(name)] = "(nested too deep)"
+    return found
+
+
+def _text_of(value: object) -> str:
+    return value.decode("utf-8", "replace") if isinstance(value, bytes) else str(value)
 
 
 def _text_only(value: object) -> object:
-    if isinstance(value, bytes):
-        return value.decode("utf-8", "replace")
+    if isinstance(value, bytes | datetime | msgpack.Timestamp):
+        return _text_of(value)
     if isinstance(value, dict):
-        return {str(name): _text_only(inner) for name, inner in value.items()}
+        return {_text_of(name): _text_only(inner) for name, inner in value.items()}
     if isinstance(value, list | tuple):
         return [_text_only(inner) for inner in value]
     if isinstance(value, msgpack.ExtType | msgspec.msgpack.Ext):

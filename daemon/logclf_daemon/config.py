@@ -5,12 +5,14 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Mapping
+from difflib import get_close_matches
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal, Union
+from types import NoneType, UnionType
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Union, get_args, get_origin
 
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, field_validator
 
-from logclf_daemon.documents import Document, Place, load, validated
+from logclf_daemon.documents import Document, Place, load, parse, validated
 from logclf_daemon.errors import ConfigError
 from logclf_daemon.registry import INPUTS, OUTPUTS, Kind
 from logclf_daemon.stages.llm import LlmOptions
@@ -20,6 +22,7 @@ from logclf_daemon.taxonomy import DEFAULT_LABELS, Taxonomy
 
 DEFAULT_PATH = Path("/etc/logclf/config.yaml")
 SYSTEM_STATE = Path("/var/lib/logclf-daemon")
+CREDENTIALS = Path("/etc/logclf/credentials")  # what the unit's LoadCredential=logclf: takes
 
 
 def _one_of(kinds: Mapping[str, Kind]) -> Any:
@@ -127,23 +130,83 @@ def with_defaults(config: Config) -> Config:
     return config.model_copy(update={name: getattr(Config.model_validate(missing), name) for name in missing})
 
 
-def load_config(path: Path) -> Config:
-    """Read and check a configuration file.
+def load_config(path: Path | None, environment: Mapping[str, str] = os.environ) -> Config:
+    """Read and check a configuration file, if there is one, and the LOGCLF_ variables of the environment.
 
     Raises:
         ConfigError: One line for each mistake: file:line: key: what; what to do.
     """
-    document = load(path)
+    return validated(Config, resolved(written(path, environment)))
+
+
+def written(path: Path | None, environment: Mapping[str, str] = os.environ) -> Document:
+    """The configuration as it is written, references and all: the file with the environment's options in it."""
+    document = load(path) if path is not None else Document("configuration", None)
     if document.data is not None and not isinstance(document.data, dict):
         raise ConfigError(f"{path}:1: a configuration is a mapping such as 'inputs: […]'")
-    return validated(Config, _resolved(document))
+    data, origins, lines = dict(document.data or {}), dict[Place, str](), dict(document.lines)
+    for name, place in environment_names().items():
+        if name not in environment:
+            continue
+        value = _from_environment(environment[name], name, place)
+        section = data.get(place[0])
+        if len(place) == 1 or section is None or isinstance(section, dict):
+            data[str(place[0])] = value if len(place) == 1 else {**(section or {}), place[1]: value}
+        origins[place] = f"environment variable {name}"
+        lines = {known: line for known, line in lines.items() if known[: len(place)] != place}
+    return Document(document.name, data, lines, origins)
+
+
+def environment_names() -> dict[str, Place]:
+    """The environment variable of each option: LOGCLF_LLM_URL is llm.url, LOGCLF_INPUTS the whole list."""
+    places: list[tuple[str, ...]] = []
+    for section, field in Config.model_fields.items():
+        model = field.annotation
+        if isinstance(model, type) and issubclass(model, BaseModel):
+            places += [(section, name) for name in model.model_fields]
+        else:
+            places.append((section,))
+    return {"_".join(("LOGCLF", *place)).upper(): place for place in places}
+
+
+def misspelt_variables(environment: Mapping[str, str] = os.environ) -> dict[str, str]:
+    """Variables that look like an option's and are none, each with the one that was meant."""
+    names = environment_names()
+    sections = tuple(f"LOGCLF_{section.upper()}" for section in Config.model_fields)
+    unknown = [name for name in environment if name.startswith(sections) and name not in names]
+    close = {name: get_close_matches(name, names, n=1, cutoff=0.85) for name in unknown}
+    return {name: found[0] for name, found in close.items() if found}
+
+
+def _from_environment(text: str, name: str, place: Place) -> Any:
+    """What a variable says: text where the option is text, else YAML as in the file; one item alone is a list of it."""
+    annotation = _annotation(place)
+    if _is_text(annotation):
+        return text
+    value = parse(text, f"environment variable {name}").data
+    return [value] if get_origin(annotation) is tuple and not isinstance(value, list) else value
+
+
+def _annotation(place: Place) -> Any:
+    model: Any = Config
+    for part in place:
+        model = model.model_fields[part].annotation
+    return model
+
+
+def _is_text(annotation: Any) -> bool:
+    if get_origin(annotation) is Literal:
+        return all(isinstance(choice, str) for choice in get_args(annotation))
+    if get_origin(annotation) in {Union, UnionType}:
+        return all(_is_text(part) for part in get_args(annotation))
+    return annotation in {str, Path, SecretStr, NoneType}
 
 
 _VARIABLE = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*)(?::-([^}]*))?\}")
 
 
-def _resolved(document: Document) -> Document:
-    """`${NAME}`, `${NAME:-default}` and `file:/path` replaced by what they stand for."""
+def resolved(document: Document) -> Document:
+    """`${NAME}`, `${NAME:-default}`, `file:/path` and `credential:NAME` replaced by what they stand for."""
 
     def resolve(value: Any, place: Place) -> Any:
         if isinstance(value, dict):
@@ -154,24 +217,44 @@ def _resolved(document: Document) -> Document:
             return _text(value, f"{document.where(place)}: {'.'.join(map(str, place))}")
         return value
 
-    return Document(document.name, resolve(document.data, ()), document.lines)
+    return Document(document.name, resolve(document.data, ()), document.lines, document.origins)
 
 
 def _text(value: str, where: str) -> str:
     def variable(found: re.Match[str]) -> str:
         text = os.environ.get(found.group(1), found.group(2))
         if text is None:
-            raise ConfigError(f"{where}: the environment variable {found.group(1)} is not set")
+            hint = f"; write ${{{found.group(1)}:-DEFAULT}} if it may be missing"
+            if found.group(1) == "CREDENTIALS_DIRECTORY":  # of systemd, in the service only
+                hint = "; write credential:NAME, which is found outside of the service too"
+            raise ConfigError(f"{where}: the environment variable {found.group(1)} is not set{hint}")
         return text
 
     value = _VARIABLE.sub(variable, value)
-    if not value.startswith("file:"):
+    if value.startswith("credential:"):
+        path = _credential(value.removeprefix("credential:"), where)
+    elif value.startswith("file:"):
+        path = Path(value.removeprefix("file:"))
+    else:
         return value
-    path = Path(value.removeprefix("file:"))
     try:
         return path.read_text(encoding="utf-8").rstrip("\r\n")
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"{where}: {path} cannot be read: {getattr(error, 'strerror', None) or error}") from error
+
+
+def _credential(name: str, where: str) -> Path:
+    """The file of a key: in the service what systemd passed ($CREDENTIALS_DIRECTORY), else where root keeps it."""
+    if not re.fullmatch(r"[A-Za-z0-9._-]+", name):
+        raise ConfigError(f"{where}: credential:{name}: write the name of a file in {CREDENTIALS}")
+    passed = os.environ.get("CREDENTIALS_DIRECTORY")
+    places = [Path(passed) / name, Path(passed) / f"logclf_{name}"] if passed else [CREDENTIALS / name]
+    found = next((place for place in places if place.exists()), None)
+    if found is None and passed:
+        raise ConfigError(
+            f"{where}: no credential {name}; put it into {CREDENTIALS / name} (or LoadCredential={name}:FILE), restart"
+        )
+    return found or places[-1]
 
 
 def state_directory(options: StateOptions) -> Path:

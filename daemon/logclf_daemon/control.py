@@ -14,6 +14,8 @@ from typing import Any
 from logclf_daemon.errors import ServiceUnavailable
 
 SOCKET_NAME = "control.sock"
+# Where the shipped units have it: passed by logclf-daemon-control.socket, else in the service's own runtime folder.
+SYSTEM_SOCKETS = (Path("/run/logclf/control.sock"), Path("/run/logclf-daemon/control.sock"))
 MAX_LINE_BYTES = 65_536
 ANSWER_SECS = 60.0
 
@@ -29,17 +31,40 @@ def socket_path(state: Path) -> Path:
     return (Path(runtime) if runtime else state) / SOCKET_NAME
 
 
-class ControlServer:
-    """Answers the named commands, once, and the named streams, until the peer leaves."""
+def system_socket() -> Path | None:
+    """Where the daemon of this host answers, if it runs as a service; None: it does not, or not for us."""
+    for path in SYSTEM_SOCKETS:
+        with contextlib.suppress(OSError):  # a folder that is closed to us
+            if path.is_socket():
+                return path
+    return None
 
-    def __init__(self, path: Path, commands: dict[str, Command], streams: dict[str, Stream] | None = None) -> None:
+
+class ControlServer:
+    """Answers the named commands once and the named streams until the peer leaves.
+
+    At `path` or on a socket that already listens.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        commands: dict[str, Command],
+        sock: socket.socket | None = None,
+        *,
+        streams: dict[str, Stream] | None = None,
+    ) -> None:
         self._path = path
         self._commands = commands
+        self._passed = sock
         self._streams = streams or {}
         self._server: asyncio.Server | None = None
 
     async def open(self) -> None:
         """Listen, in place of a socket that a crash left behind. Only one daemon has a state folder at a time."""
+        if self._passed is not None:
+            self._server = await asyncio.start_server(self._talk, sock=self._passed, limit=MAX_LINE_BYTES)
+            return
         self._path.unlink(missing_ok=True)
         before = os.umask(0o117)
         try:
@@ -52,8 +77,9 @@ class ControlServer:
     async def close(self) -> None:
         if self._server is not None:
             self._server.close()
-            with contextlib.suppress(OSError):
-                self._path.unlink()
+            if self._passed is None:  # else it is systemd's, and the next process listens on it
+                with contextlib.suppress(OSError):
+                    self._path.unlink()
 
     async def _talk(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         try:

@@ -22,18 +22,26 @@ MAX_NODES = 1_000_000  # an alias bomb unfolds to more
 
 @dataclass(frozen=True, slots=True)
 class Document:
-    """Plain data, and the line (from 1) where each key or item stands."""
+    """Plain data, and the line (from 1) where each key or item stands; `origins` name what comes from elsewhere."""
 
     name: str
     data: Any
     lines: Mapping[Place, int] = field(default_factory=dict)
+    origins: Mapping[Place, str] = field(default_factory=dict)
 
     def where(self, place: Place) -> str:
         """`file:line` of the innermost known part of `place`."""
         for size in range(len(place), -1, -1):
-            if (line := self.lines.get(place[:size])) is not None:
-                return f"{self.name}:{line}"
+            if (known := self.origin(place[:size])) is not None:
+                return known
         return self.name
+
+    def origin(self, place: Place) -> str | None:
+        """`file:line` of exactly this key or item, or what else gave it; None if nobody did."""
+        if (given := self.origins.get(place)) is not None:
+            return given
+        line = self.lines.get(place)
+        return f"{self.name}:{line}" if line is not None else None
 
 
 def load(path: Path) -> Document:
@@ -114,7 +122,7 @@ def validated(model: type[Model], document: Document) -> Model:
 
 def _mistakes(model: type[BaseModel], document: Document, errors: list[ErrorDetails]) -> Iterator[str]:
     for error in errors:
-        place = _in_document(error["loc"], document.data)
+        place = _in_document(error["loc"], {} if document.data is None else document.data)
         key = ".".join(str(part) for part in place) or "the file"
         yield f"{document.where(place)}: {key}: {_words(model, error)}"
 
@@ -139,6 +147,10 @@ def _words(model: type[BaseModel], error: ErrorDetails) -> str:
         return "unknown option" + (f"; did you mean {close[0]!r}?" if close else "")
     if kind == "missing":
         return "missing"
+    if kind in {"tuple_type", "list_type"}:
+        return "must be a list, as in [one, two]"
+    if kind in {"model_type", "dict_type"}:
+        return "must hold keys and values"
     if kind in {"union_tag_invalid", "union_tag_not_found"}:
         context = error.get("ctx", {})
         return f"'type' must be one of {context.get('expected_tags', 'the known types')}"

@@ -32,6 +32,7 @@ class Event:
     labels: ClassVar[tuple[str, ...]] = ()  # fields that label the counter and the repetition limit
     amount: ClassVar[str | None] = None  # field that is added to the counter; one if None
     asked_for: ClassVar[bool] = False  # the answer to what a person did: never held back
+    traceback: ClassVar[bool] = False  # logged with that of the exception being handled
 
     def count_it(self) -> None:
         """Add this event to its counter, if it has one."""
@@ -92,7 +93,8 @@ def emit(event: Event) -> None:
     key = (type(event), *(getattr(event, name) for name in event.labels))
     held = _limiter.held_back(key) if event.level != logging.INFO and not event.asked_for else 0
     if held is not None:
-        LOGGER.log(event.level, "%s%s", event.text(), f" (and {held} more like this)" if held else "")
+        more = f" (and {held} more like this)" if held else ""
+        LOGGER.log(event.level, "%s%s", event.text(), more, exc_info=event.traceback)
 
 
 # --- the ledger -----------------------------------------------------------------------------------------------------
@@ -140,16 +142,15 @@ class OutputRecordsDropped(Event):
 
 
 # --- how it goes ----------------------------------------------------------------------------------------------------
-# Gauges without a comment are set when somebody looks (`telemetry.refresh`): they cost nothing otherwise.
+# Gauges without a comment are set when somebody looks (`Running.metrics`): they cost nothing otherwise.
 
 stage_seconds = seconds("stage", "Time of a call of a stage: a batch for the rules, a few templates else", "stage")
 cache_hits = counter("cache_hits", "Lines or templates found in a cache: fold, template or memory", "tier")
 cache_misses = counter("cache_misses", "Lines or templates not found in a cache: fold, template or memory", "tier")
 templates_new = counter("templates_new", "Templates not met lately")
 model_llm_answers = counter("model_llm_answers", "LLM answers by whether the model would have guessed them", "agree")
-input_lag_bytes = gauge(
-    "input_lag_bytes", "Bytes read or to be read and not delivered yet", "input"
-)  # files: each look
+# For files at each look.
+input_lag_bytes = gauge("input_lag_bytes", "Bytes read or to be read and not delivered yet", "input")
 input_lag_seconds = gauge("input_lag_seconds", "Age of the oldest line that is not delivered yet", "input")
 output_away_seconds = gauge("output_away_seconds", "How long an output has been unavailable, else 0", "output")
 llm_state = gauge("llm_state", "1 for the state the LLM is in", "state")
@@ -190,6 +191,25 @@ class Stopping(Event):
     message = "stopping: inputs closed, delivering what is under way"
 
     signal: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Stalled(Event):
+    message = "a part that carries batches has come to a stand; systemd will hear no more of us and start us again"
+    level = logging.ERROR
+    total = counter("stalls", "Times a part of the daemon came to a stand", "part")
+    labels = ("part",)
+
+    part: str
+    secs: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SocketNotUsed(Event):
+    message = "systemd holds a socket that nothing here reads; `listen` of an input must name it, or disable its unit"
+    level = logging.WARNING
+
+    socket: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -272,6 +292,9 @@ class LlmCalled(Event):
     secs: float
 
 
+llm_breaker = gauge("llm_breaker", "1 for the state of the breaker before the LLM", "state")
+
+
 # --- inputs ---------------------------------------------------------------------------------------------------------
 
 
@@ -305,6 +328,7 @@ class InputNote(Event):
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ChunkRepeated(Event):
     message = "a sender repeated a chunk; it is acknowledged and not delivered again"
+    level = logging.WARNING  # odd, and a sender decides how often it comes: at most one line in ten seconds
     total = counter("chunks_repeated", "Chunks sent again by their sender and not delivered again", "input")
     labels = ("input",)
 
@@ -360,8 +384,9 @@ class StateTrouble(Event):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Bug(Event):
-    message = "a bug of ours; please report it with the traceback above"
+    message = "a bug of ours; please report it with the traceback below"
     level = logging.ERROR
+    traceback = True
     total = counter("bugs", "Unexpected exceptions", "where")
     labels = ("where",)
 

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import os
 import socket
+import time
+
+STEP_SECS = 120  # for one step of loading; a start that hangs in one still fails
 
 
 def notify(*facts: str) -> None:
@@ -19,6 +22,16 @@ def notify(*facts: str) -> None:
             sender.sendall("\n".join(facts).encode())
     except OSError:
         return  # a service that cannot report is still a service
+
+
+def notify_step(what: str) -> None:
+    """Loading gets on: systemd waits for this step as long as it may take, whatever TimeoutStartSec= says."""
+    notify(f"STATUS={what}", f"EXTEND_TIMEOUT_USEC={STEP_SECS * 1_000_000}")
+
+
+def notify_reloading() -> None:
+    """A reload begins; `READY=1` ends it. `Type=notify-reload` wants the time of it in the same datagram."""
+    notify("RELOADING=1", f"MONOTONIC_USEC={time.monotonic_ns() // 1000}")
 
 
 def watchdog_secs() -> float | None:

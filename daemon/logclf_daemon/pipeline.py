@@ -8,15 +8,17 @@ and sockets stop being read.
 from __future__ import annotations
 
 import asyncio
+import os
 import random
 import time
+from base64 import b64encode
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from hashlib import sha256
 from typing import Protocol, TypeVar
 
 from logclf_daemon.cascade import Answer, Cascade, Classified
-from logclf_daemon.codec import raw_str
+from logclf_daemon.codec import event_time, raw_str, sealed_with
 from logclf_daemon.errors import LogclfError, OutputUnavailable, RecordRejected
 from logclf_daemon.events import (
     Bug,
@@ -45,18 +47,23 @@ BEST_EFFORT_SECS = 5.0
 
 
 class Room:
-    """How many records may be in flight, by their weight. A batch larger than that goes alone."""
+    """How many records may be in flight, by their weight. A batch larger than that goes alone.
+
+    First come, first served: a large batch is not held up for ever by small ones that always find room.
+    """
 
     def __init__(self, limit: int) -> None:
         self.limit = limit
         self.taken = 0
         self._changed = asyncio.Event()
+        self._first = asyncio.Lock()  # of those that wait, the one that came first holds it
 
     async def take(self, weight: int) -> None:
-        while self.taken and self.taken + weight > self.limit:
-            self._changed.clear()
-            await self._changed.wait()
-        self.taken += weight
+        async with self._first:
+            while self.taken and self.taken + weight > self.limit:
+                self._changed.clear()
+                await self._changed.wait()
+            self.taken += weight
 
     def give_back(self, weight: int) -> None:
         self.taken -= weight
@@ -70,7 +77,9 @@ class OutputSlot:
     output: Output
     required: bool = True
     away_since: float | None = None
+    error: str | None = None  # why it is away
     pause: float = FIRST_PAUSE_SECS
+    knock_at: float = 0.0  # while it is away, a best-effort output is not tried before
     door: asyncio.Lock = field(default_factory=asyncio.Lock)  # who holds it knocks while the output is away
 
 
@@ -93,11 +102,12 @@ class PartsLog(Protocol):
         """What was remembered; empty if nothing."""
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class _Turn:
     """Batches of one source are written in the order they were read."""
 
     done: asyncio.Event = field(default_factory=asyncio.Event)
+    ours_since: float | None = None  # since when it is classified; None: it waits for the world or for the batch before
 
 
 class Pipeline:
@@ -132,6 +142,7 @@ class Pipeline:
         self._under_way: set[asyncio.Task[None]] = set()
         self._turns: dict[str, _Turn] = {}
         self._emitted: dict[int, tuple[str, float, int]] = {}  # batches not settled: input, when, bytes; oldest first
+        self._carried: set[_Turn] = set()
         self._stopping = asyncio.Event()
         self._over = False
         self._failure: BaseException | None = None
@@ -201,6 +212,22 @@ class Pipeline:
         self._failure = self._failure or error
         self.stop()
 
+    def stalled(self, secs: float) -> str | None:
+        """The part of ours that has not got on for `secs`; None: all is well.
+
+        What waits for the world is no stall: an output that is away, a slow LLM, a disk that hangs, a pipe left full.
+        """
+        now = self._clock()
+        asked = self.cascade.asked_since
+        if asked is not None and now - asked > secs:
+            return "the worker thread of the stages"
+        # Batches may queue for the worker for long while a flood of new templates passes: then it gets on.
+        if self._carried and now - self.cascade.answered_at > secs:
+            for turn in self._carried:
+                if turn.ours_since is not None and now - turn.ours_since > secs:
+                    return "the pipeline"
+        return None
+
     async def emit(self, batch: Batch) -> None:
         """Take a batch from an input; returns when it has room and is on its way."""
         self._emitted[id(batch)] = (batch.input, self._clock(), batch.size)
@@ -232,6 +259,8 @@ class Pipeline:
 
     async def _carry(self, batch: Batch, before: _Turn | None, turn: _Turn) -> None:
         outcome = Outcome.RETURNED
+        turn.ours_since = self._clock()
+        self._carried.add(turn)
         try:
             outcome = await self._deliver(batch, before, turn)
         except asyncio.CancelledError:
@@ -243,6 +272,7 @@ class Pipeline:
             self._fail(error)
         finally:
             turn.done.set()
+            self._carried.discard(turn)
             if self._turns.get(batch.source) is turn:
                 del self._turns[batch.source]
             self._settle(batch, outcome)
@@ -258,9 +288,11 @@ class Pipeline:
 
     async def _deliver(self, batch: Batch, before: _Turn | None, turn: _Turn) -> Outcome:
         if batch.opaque is not None:
+            turn.ours_since = None
             await self._write(batch)
             return Outcome.DELIVERED
         classified = await self.cascade.classify_batch(batch)
+        turn.ours_since = None
         if before is not None:
             await before.done.wait()
         answers = classified.answers
@@ -347,7 +379,7 @@ class Pipeline:
         output_records_read.labels(name).inc(count)
         output_records_in_flight.labels(name).inc(count)
         try:
-            refusal = await self._attempts(slot, batch)
+            refusal = await (self._attempts if slot.required else self._one_attempt)(slot, batch)
             if refusal is None:
                 output_records_delivered.labels(name).inc(count)
             else:
@@ -363,7 +395,7 @@ class Pipeline:
         """While an output is away one batch after the other knocks, with growing pauses; then all go on at once."""
         while True:
             try:
-                if slot.away_since is None or not slot.required:
+                if slot.away_since is None:
                     await self._attempt(slot, batch)
                     return None
                 async with slot.door:
@@ -375,33 +407,65 @@ class Pipeline:
             except RecordRejected as error:
                 return error
             except (OutputUnavailable, TimeoutError) as error:
-                trouble = OutputAway(output=slot.output.name, error=str(error) or "too slow")
-                if slot.away_since is None:
-                    slot.away_since = self._clock()
-                    emit(trouble)
-                else:
-                    trouble.count_it()  # one line when it goes away, one when it is back
-                if not slot.required:
-                    return RecordRejected(str(error), "output_unavailable")
+                self._is_away(slot, str(error) or "too slow")
+
+    async def _one_attempt(self, slot: OutputSlot, batch: Batch) -> RecordRejected | None:
+        """A best-effort output has a few seconds for each batch; while it is away, one batch in a while is tried."""
+        if slot.away_since is not None and self._clock() < slot.knock_at:
+            return RecordRejected("away", "output_unavailable")
+        slot.knock_at = self._clock() + BEST_EFFORT_SECS + slot.pause
+        try:
+            await asyncio.wait_for(self._attempt(slot, batch), BEST_EFFORT_SECS)
+        except RecordRejected as error:
+            return error
+        except TimeoutError:
+            self._is_away(slot, "too slow")
+        except LogclfError as error:  # whatever ails it, the others go on
+            self._is_away(slot, str(error))
+        else:
+            return None
+        slot.knock_at = self._clock() + slot.pause
+        slot.pause = min(slot.pause * 2, LONGEST_PAUSE_SECS)
+        return RecordRejected("away", "output_unavailable")
+
+    def _is_away(self, slot: OutputSlot, error: str) -> None:
+        slot.error = error
+        trouble = OutputAway(output=slot.output.name, error=error)
+        if slot.away_since is None:
+            slot.away_since = self._clock()
+            emit(trouble)
+        else:
+            trouble.count_it()  # one line when it goes away, one when it is back
 
     async def _attempt(self, slot: OutputSlot, batch: Batch) -> None:
-        await asyncio.wait_for(slot.output.write(batch), None if slot.required else BEST_EFFORT_SECS)
+        await slot.output.write(batch)
         slot.pause = FIRST_PAUSE_SECS
         if slot.away_since is not None:
             emit(OutputBack(output=slot.output.name, away_secs=round(self._clock() - slot.away_since, 1)))
-            slot.away_since = None
+            slot.away_since = slot.error = None
 
     async def _bury(self, batch: Batch, refusal: RecordRejected) -> None:
         """Rejected records go to the dead-letter file, with the reason; if that fails they are counted all the same."""
-        if self._dead_letter is None or batch.opaque is not None:
+        if self._dead_letter is None:
             return
-        for record in batch.records:
-            if isinstance(record, Record):
-                record.fields["logclf_rejected"] = raw_str(f"{refusal.reason}: {refusal}".encode())
         try:
-            await self._dead_letter.write(batch)
+            await self._dead_letter.write(_remains(batch, f"{refusal.reason}: {refusal}"))
         except (OutputUnavailable, RecordRejected) as error:
             emit(OutputAway(output=self._dead_letter.name, error=str(error)))
+
+
+def _remains(batch: Batch, why: str) -> Batch:
+    """What is buried of a batch: its records with the reason; of a chunk that is not logs its bytes as base64."""
+    reason = {"logclf_rejected": raw_str(why.encode())}
+    if batch.opaque is not None:
+        fields = {"tag": raw_str(os.fsencode(batch.source)), "base64": raw_str(b64encode(batch.opaque))}
+        return Batch(batch.source, [Record(event_time(time.time_ns()), fields | reason)])
+    for record in batch.records:
+        if isinstance(record, Record):
+            record.fields |= reason
+        else:
+            record.body = sealed_with(record.body, reason)
+    return batch
 
 
 async def _together(*steps: Awaitable[Result]) -> list[Result]:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import csv
+from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,6 +15,9 @@ from numpy.typing import NDArray
 from logclf_daemon.errors import BadInput
 from logclf_daemon.stages.model import ModelStage
 from logclf_daemon.template import canonical
+
+if TYPE_CHECKING:
+    from logclf_daemon.cascade import Cascade
 
 MESSAGE, LABEL, SOURCE = "log_message", "target_label", "source"
 
@@ -33,7 +38,11 @@ class LabelQuality:
 
 @dataclass(frozen=True, slots=True)
 class Quality:
-    """How good a model is on labelled rows. `confusion[t][p]`: rows of label t that were answered p."""
+    """How good a model is on labelled rows. `confusion[t][p]`: rows of label t that were answered p.
+
+    `reliability`: for each band of confidence with rows in it the mean confidence, the share that is right, and the
+    share of all rows.
+    """
 
     rows: int
     accuracy: float
@@ -44,6 +53,7 @@ class Quality:
     labels: dict[str, LabelQuality]
     confusion: list[list[int]]
     risk_coverage: list[tuple[float, float]]
+    reliability: list[tuple[float, float, float]]
 
     def as_json(self) -> dict[str, object]:
         """For a file or a program."""
@@ -84,6 +94,7 @@ def measure(
         labels=by_label,
         confusion=confusion.round().astype(int).tolist(),
         risk_coverage=_risk_coverage(confidence, right, weights),
+        reliability=_reliability(confidence, right, weights),
     )
 
 
@@ -101,9 +112,27 @@ def _share(which: NDArray[np.bool_], weights: NDArray[np.floating]) -> float:
 
 def calibration_error(confidence: Floats, right: NDArray[np.bool_], weights: NDArray[np.floating]) -> float:
     """Expected calibration error: mean distance of confidence and accuracy over `BINS` equal bins."""
-    bins = np.minimum((confidence * BINS).astype(int), BINS - 1)
+    bins = _bins(confidence)
     gaps = [abs((weights * (right - confidence))[bins == number].sum()) for number in range(BINS)]
     return round(float(sum(gaps) / weights.sum()), 4)
+
+
+def _bins(confidence: Floats) -> NDArray[np.intp]:
+    return np.minimum((confidence * BINS).astype(np.intp), BINS - 1)
+
+
+def _reliability(
+    confidence: Floats, right: NDArray[np.bool_], weights: NDArray[np.floating]
+) -> list[tuple[float, float, float]]:
+    bins = _bins(confidence)
+    found = []
+    for number in np.unique(bins):
+        within = bins == number
+        total = weights[within].sum()
+        said = (weights * confidence)[within].sum() / total
+        share = total / weights.sum()
+        found.append((round(float(said), 4), _share(right[within], weights[within]), round(float(share), 4)))
+    return found
 
 
 def _risk_coverage(
@@ -149,6 +178,7 @@ class LabelledRow:
     text: str
     label: str
     source: str
+    message: bytes = b""
 
 
 def read_labelled(path: Path) -> list[LabelledRow]:
@@ -180,7 +210,7 @@ def _labelled(path: Path, rows: csv.DictReader[str]) -> Iterator[LabelledRow]:
         if not label:
             raise BadInput(f"{path}: row {number} has no {LABEL}; label it or take the row out")
         message = (row[MESSAGE] or "").encode("utf-8", "surrogateescape")
-        yield LabelledRow(number, canonical(message), label, row.get(SOURCE) or "")
+        yield LabelledRow(number, canonical(message), label, row.get(SOURCE) or "", message)
 
 
 def quality_of(stage: ModelStage, rows: Sequence[LabelledRow]) -> Quality:
@@ -189,3 +219,48 @@ def quality_of(stage: ModelStage, rows: Sequence[LabelledRow]) -> Quality:
     truth = np.array([number.get(row.label, -1) for row in rows], np.intp)
     answers = np.array([list(stage.probabilities(row.text).values()) for row in rows], np.float32)
     return measure(stage.labels, answers, truth, stage.least_confidence)
+
+
+@dataclass(frozen=True, slots=True)
+class Together:
+    """What the daemon itself answers to labelled rows. `stages`: of each, its answers and how many are right."""
+
+    rows: int
+    answered: float
+    right_of_answered: float
+    stages: dict[str, tuple[int, int]]
+
+    def as_json(self) -> dict[str, object]:
+        """For a file or a program."""
+        return asdict(self)
+
+    def as_text(self) -> str:
+        """One line for people."""
+        parts = ", ".join(
+            f"{stage} {answers} rows ({right / answers:.1%} right)" for stage, (answers, right) in self.stages.items()
+        )
+        return (
+            f"rules and model together: answer {self.answered:.1%}, {self.right_of_answered:.1%} of the answers right"
+            + (f": {parts}" if parts else "")
+        )
+
+
+async def together(cascade: Cascade, rows: Sequence[LabelledRow]) -> Together:
+    """How often a cascade without an LLM answers, and is right then."""
+    by_source: dict[str, list[LabelledRow]] = defaultdict(list)
+    for row in rows:
+        by_source[row.source].append(row)
+    answers, right = Counter[str](), Counter[str]()
+    for source, lines in by_source.items():
+        classified = await cascade.classify(source, [row.message for row in lines])
+        for row, answer in zip(lines, classified.answers, strict=True):
+            if answer is not None and not answer.verdict.abstained:
+                answers[answer.verdict.stage] += 1
+                right[answer.verdict.stage] += answer.verdict.label == row.label
+    answered = answers.total()
+    return Together(
+        rows=len(rows),
+        answered=round(answered / len(rows), 4),
+        right_of_answered=round(right.total() / answered, 4) if answered else 0.0,
+        stages={stage: (answers[stage], right[stage]) for stage in sorted(answers, reverse=True)},
+    )

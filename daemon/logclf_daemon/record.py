@@ -45,7 +45,8 @@ AnyRecord = Record | SealedRecord
 class Verdict:
     """What a stage says of a line: a label of the taxonomy, or `Unclassified` with the reason why.
 
-    A `provisional` one counts until the LLM, asked again in the background, says something else.
+    A `provisional` one counts until the LLM, asked again in the background, says something else. `guess` is what an
+    abstaining stage leans to.
     """
 
     label: str
@@ -54,15 +55,16 @@ class Verdict:
     rule: str | None = None
     reason: str | None = None
     provisional: bool = False
+    guess: str | None = None
 
     @property
     def abstained(self) -> bool:
         return self.label == UNCLASSIFIED
 
 
-def abstention(reason: str, confidence: float = 0.0) -> Verdict:
+def abstention(reason: str, confidence: float = 0.0, guess: str | None = None) -> Verdict:
     """A verdict that says why there is none."""
-    return Verdict(UNCLASSIFIED, confidence, "none", reason=reason)
+    return Verdict(UNCLASSIFIED, confidence, "none", reason=reason, guess=guess)
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,12 +73,14 @@ class Question:
 
     `text` is the canonical text of the template (what numbers and identifiers vary in is gone): the same for every line
     of the template, so that an answer never depends on which line came first. `example` is one real line, for people.
+    `guess` is what the model leans to without being sure.
     """
 
     template: str
     text: str
     source: str
     example: bytes
+    guess: str | None = None
 
 
 class Outcome(Enum):
@@ -104,7 +108,8 @@ class Batch:
     go with it. `passthrough` holds the positions of records that are not log lines (group markers): never classified.
     `alone` says that no other batch of its source is sent while it is: so at most one comes twice after a crash.
     `repeated` says that it was under way when the process died: parted once, it must be parted in the same way again.
-    `size` is how many bytes it was read from, where the input knows. `settle` is called exactly once.
+    `size` is how many bytes it was read from, where the input knows. `settle` is called exactly once. `safe_parts` is
+    for outputs that cut it: how many of its parts each of them has, so that only the rest is sent again.
     """
 
     source: str
@@ -120,6 +125,7 @@ class Batch:
     repeated: bool = False
     size: int = 0
     whole: Batch | None = None  # of which this is a part
+    safe_parts: dict[str, int] = field(default_factory=dict)
     settled: int = 0  # of its records, when parts of it settle one after the other
 
     def __len__(self) -> int:

@@ -15,12 +15,16 @@ from pydantic import BaseModel
 
 @dataclass(frozen=True, slots=True)
 class Kind:
-    """Where a component and its options are, and which services its constructor takes by keyword."""
+    """Where a component and its options are, and which services its constructor takes by keyword.
+
+    It cannot do without those it `needs`; those it `wants` are given where there are any.
+    """
 
     module: str
     component: str
     options: str
     needs: tuple[str, ...] = ()
+    wants: tuple[str, ...] = ()
 
     def options_model(self) -> type[BaseModel]:
         """The pydantic model of its options."""
@@ -34,12 +38,14 @@ class Kind:
             ConfigError: It can never work like this.
         """
         component = getattr(import_module(self.module), self.component)
-        return component(options, name, **{need: services[need] for need in self.needs})
+        wanted = {want: services[want] for want in self.wants if want in services}
+        return component(options, name, **{need: services[need] for need in self.needs}, **wanted)
 
 
 INPUTS: dict[str, Kind] = {
     "files": Kind("logclf_daemon.inputs.files", "FilesInput", "FilesInputOptions", needs=("state", "once")),
-    "forward": Kind("logclf_daemon.inputs.forward", "ForwardInput", "ForwardInputOptions"),
+    "forward": Kind("logclf_daemon.inputs.forward", "ForwardInput", "ForwardInputOptions", wants=("sockets",)),
+    "journald": Kind("logclf_daemon.inputs.journald", "JournaldInput", "JournaldInputOptions", needs=("state", "once")),
     "stdin": Kind("logclf_daemon.inputs.stdin", "StdinInput", "StdinInputOptions"),
     "memory": Kind("logclf_daemon.inputs.memory", "MemoryInput", "MemoryInputOptions"),
 }

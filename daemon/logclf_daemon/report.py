@@ -16,17 +16,21 @@ th:first-child, td:first-child { text-align: left; } thead th { border-bottom: 1
 .bar { fill: var(--line); } .curve { fill: none; stroke: var(--line); stroke-width: 2; }
 .axis { stroke: currentColor; stroke-width: 1; } text { fill: currentColor; font-size: 12px; }
 """
+_WHITE = "; color: #fff"
 
 
-def page(title: str, quality: Quality) -> str:
+def page(title: str, quality: Quality, remarks: Sequence[str] = ()) -> str:
     """The whole page. `title` may come from a file name: it is escaped like everything else."""
     parts = [
         f"<h1>{escape(title)}</h1>",
-        *(f"<p>{escape(line)}</p>" for line in summary(quality).splitlines()[:2]),
+        *(f"<p>{escape(line)}</p>" for line in [*summary(quality).splitlines()[:2], *remarks]),
         "<h2>Labels</h2>",
         _labels(quality),
         "<h2>What abstaining buys</h2>",
         _curve(quality.risk_coverage),
+        "<h2>Does its confidence mean what it says?</h2>",
+        "<p>Each dot: the lines of one band of confidence; its size is their number. On the line, it does.</p>",
+        _dots(quality.reliability),
         "<h2>Confusion</h2><p>Rows: the right label. Columns: the answer, when the model must give one.</p>",
         _matrix(quality),
     ]
@@ -69,6 +73,30 @@ def _curve(points: Sequence[tuple[float, float]]) -> str:
     )
 
 
+def _dots(bands: Sequence[tuple[float, float, float]]) -> str:
+    """Confidence against the share that is right."""
+    side, left, top = 260, 60, 20
+    foot = top + side
+
+    def at(confidence: float, right: float) -> tuple[float, float]:
+        return left + confidence * side, top + (1 - right) * side
+
+    dots = "".join(
+        f"<circle class=bar fill-opacity=.7 cx={x:.1f} cy={y:.1f} r={3 + 14 * share**0.5:.1f} />"
+        for (x, y), share in ((at(confidence, right), share) for confidence, right, share in bands)
+    )
+    return (
+        f"<svg viewBox='0 0 {left + side + 30} {foot + 50}' width={left + side + 30} role=img"
+        " aria-label='confidence and share that is right'>"
+        f"<path class=axis d='M{left},{top} V{foot} H{left + side}' fill=none />"
+        f"<path class=axis d='M{left},{foot} L{left + side},{top}' fill=none stroke-dasharray=4 />{dots}"
+        f"<text x={left - 8} y={top + 6} text-anchor=end>100%</text>"
+        f"<text x={left - 8} y={foot} text-anchor=end>0%</text>"
+        f"<text x={left + side} y={foot + 18} text-anchor=end>100%</text>"
+        f"<text x={left + side / 2:.0f} y={foot + 36} text-anchor=middle>confidence; up: share right</text></svg>"
+    )
+
+
 def _matrix(quality: Quality) -> str:
     labels = list(quality.labels)
     head = "".join(f"<th>{escape(label)}" for label in labels)
@@ -76,7 +104,9 @@ def _matrix(quality: Quality) -> str:
     for label, counts in zip(labels, quality.confusion, strict=True):
         total = sum(counts) or 1
         cells = "".join(
-            f"<td style='background: rgb(42 111 176 / {count / total:.2f})'>{count or ''}" for count in counts
+            f"<td style='background: rgb(42 111 176 / {count / total:.2f}){_WHITE if count > total * 0.65 else ''}'>"
+            f"{count or ''}"
+            for count in counts
         )
         rows.append(f"<tr><td>{escape(label)}{cells}")
     return f"<table class=matrix><thead><tr><th>{head}</thead>{''.join(rows)}</table>"

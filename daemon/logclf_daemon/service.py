@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import faulthandler
 import os
 import signal
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
 
 from logclf_daemon import __version__
+from logclf_daemon.activation import CONTROL, PassedSockets
 from logclf_daemon.build import (
     Parts,
     build_parts,
@@ -24,9 +26,18 @@ from logclf_daemon.cascade import Cascade
 from logclf_daemon.config import Config
 from logclf_daemon.control import Answer, ControlServer, socket_path
 from logclf_daemon.errors import ConfigError, ServiceUnavailable
-from logclf_daemon.events import Reloaded, ReloadRefused, Started, Stopped, Stopping, emit
+from logclf_daemon.events import (
+    Reloaded,
+    ReloadRefused,
+    SocketNotUsed,
+    Stalled,
+    Started,
+    Stopped,
+    Stopping,
+    emit,
+)
 from logclf_daemon.http.server import STOP_SECS, HttpServer
-from logclf_daemon.notify import notify, watchdog_secs
+from logclf_daemon.notify import notify, notify_reloading, watchdog_secs
 from logclf_daemon.pipeline import Pipeline
 from logclf_daemon.resources import folder
 from logclf_daemon.tap import Tap
@@ -61,6 +72,7 @@ class Service:
         Raises:
             LogclfError: It cannot start, or an input or output failed for good.
         """
+        sockets = PassedSockets.from_environment()
         directory, state = open_state(self.config)
         self._directory = directory
         self._seen = self._signature()  # before they are read: a save from now on is noticed
@@ -76,16 +88,21 @@ class Service:
                 "reload": self._reload_and_tell,
                 "reload_soon": self._reload_soon,
             },
-            {"tap": self._tap},
+            sockets.take_named(CONTROL),
+            streams={"tap": self._tap},
         )
         self._http = HttpServer(self.config.http, self._http_app) if self.config.http.listen is not None else None
         try:
-            self._pipeline = build_pipeline(self.config, self._cascade, state, once=self._once)
+            self._pipeline = build_pipeline(self.config, self._cascade, state, once=self._once, sockets=sockets)
             await self._pipeline.open()
             if self._http is not None:
                 self._http.open()
             if not self._once:
                 await control.open()
+            for left in sockets.close():
+                emit(SocketNotUsed(socket=left))
+            if (room := self._cascade.waiting) is not None:
+                room.warm_up()
             await self._serve(self._pipeline)
         finally:
             await control.close()
@@ -99,7 +116,7 @@ class Service:
         with self._signals(pipeline):
             background = [
                 asyncio.create_task(task)
-                for task in (self._watch_files(), self._reloads(), self._count_seen(), _feed_watchdog())
+                for task in (self._watch_files(), self._reloads(), self._count_seen(), feed_watchdog(pipeline))
             ]
             self._tell_started()
             http = asyncio.create_task(self._http.serve()) if self._http is not None else None
@@ -198,7 +215,7 @@ class Service:
             "generation": self._number,
             "rules": len(parts.rules),
             "model": running.model,
-            "llm": f"{self.config.llm.model}: {parts.llm.state}" if parts.llm else "off",
+            "llm": self._llm_status(),
             "state": {
                 "directory": str(self._directory),
                 "offsets": ("behind: the disk takes no writes" if state.behind else "kept") if state else "not needed",
@@ -208,6 +225,13 @@ class Service:
             "inputs": running.inputs(),
             "outputs": running.outputs(),
         }
+
+    def _llm_status(self) -> str:
+        llm = self.running().llm()
+        if llm["model"] is None:
+            return "off"
+        words = f"{llm['model']}: {llm['state']}, breaker {llm['breaker']}"
+        return f"{words}, {llm['questions']} questions queued, {llm['records_waiting']} records wait"
 
     def running(self) -> Running:
         """What runs now, for those who look at it."""
@@ -225,7 +249,7 @@ class Service:
     async def reload(self) -> str | None:
         """Read configuration, rules and model again and swap them in; the reason if they were refused."""
         async with self._reloading:
-            notify("RELOADING=1")
+            notify_reloading()
             try:
                 config = await asyncio.to_thread(self._reread) if self._reread else self.config
                 changed = [name for name in RESTART_SECTIONS if getattr(config, name) != getattr(self.config, name)]
@@ -247,6 +271,8 @@ class Service:
             room, self._cascade.waiting = self._cascade.waiting, waiting_room(parts)
             if room is not None:
                 room.close()
+            if self._cascade.waiting is not None:
+                self._cascade.waiting.warm_up()
         self._cascade.generation = generation_of(parts, self._number)
         before.close(kept=parts)
         emit(Reloaded(generation=self._number, rules=len(parts.rules)))
@@ -306,9 +332,17 @@ def reviews(parts: Parts) -> int | None:
         return None
 
 
-async def _feed_watchdog() -> None:
-    """Tell systemd that the loop turns, which carries every batch."""
+async def feed_watchdog(pipeline: Pipeline) -> None:
+    """Tell systemd that batches get on: the loop turns, and no part that carries them has come to a stand."""
     secs = watchdog_secs()
-    while secs is not None:
-        notify("WATCHDOG=1")
-        await asyncio.sleep(secs / 2)
+    if secs is None:
+        return
+    # On its signal (SIGABRT) the journal shows where every thread stands.
+    faulthandler.enable()
+    while True:
+        part = pipeline.stalled(secs / 2)
+        if part is None:
+            notify("WATCHDOG=1")
+        else:
+            emit(Stalled(part=part, secs=secs / 2))
+        await asyncio.sleep(secs / 4)

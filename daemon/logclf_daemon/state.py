@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 FILE_NAME = "state.db"
 APPLICATION_ID = 0x4C4F4743  # "LOGC"
 VERSION = 1
+MOST_PARTS = 10_000  # kept in memory while the disk takes no writes
 REMEMBER_SECS = 7 * 86400  # how long a finished file is known: its copies and its re-used inode are told apart by it
 # The write-ahead log needs memory shared by all processes on the file, which network file systems don't give.
 REFUSED_FILESYSTEMS = frozenset({"nfs", "nfs4", "cifs", "smb3", "smbfs", "9p", "afs", "ceph", "fuse.sshfs"})
@@ -207,6 +208,8 @@ class StateDb:
         """Write down in which part of its batch each record goes, so that a repetition is parted in the same way."""
         with self._lock:
             self._parts[chunk] = parts
+            if len(self._parts) > MOST_PARTS:
+                del self._parts[next(iter(self._parts))]  # long done; were it not, it would come parted elsewhere
             return self._flush()
 
     def parts_of(self, chunk: str) -> bytes:

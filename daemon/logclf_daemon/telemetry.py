@@ -126,6 +126,7 @@ class Running:
         return {
             "model": self.config.llm.model if llm else None,
             "state": llm.state if llm else "off",
+            "breaker": llm.breaker if llm else None,
             "available": llm is not None and llm.unavailable() is None,
             "questions": room.questions if room else 0,
             "records_waiting": room.waiting if room else 0,
@@ -181,8 +182,9 @@ def input_ledger(name: str) -> Facts:
 
 
 def output_ledger(slot: OutputSlot) -> Facts:
-    """What an output took, and since when it is away."""
+    """What an output took, since when it is away, and why."""
     return {
         "written": value("logclf_output_records_delivered_total", output=slot.output.name),
         "away_secs": round(away_secs(slot)) if slot.away_since is not None else None,
+        "error": slot.error,
     }

@@ -51,7 +51,7 @@ def _status(number: bytes) -> bytes:
 
 
 def _zero(number: bytes) -> bytes:
-    return b" none " if not number.strip(b"0-") else b" some "
+    return b" none " if not number.strip(b"0x-") else b" some "
 
 
 def _exact(number: bytes) -> bytes:
@@ -77,7 +77,10 @@ class Kept:
     ahead: int = 0
 
 
-_FAILURES = r"(?:errors?|failures?|failed|warnings?|lost|dropped|dead|unreachable|timeouts?|vulnerabilities|violations)"
+_FAILURES = (
+    r"(?:[Ee]rrors?|[Ff]ailures?|[Ff]ailed|[Ww]arnings?"
+    r"|lost|dropped|dead|unreachable|timeouts?|vulnerabilities|violations|uncorrectable|unreadable)"
+)
 _IS = r"[\"']?[ :=]{1,3}[\"']?"
 _INT = r"(-?[0-9]{1,9})"
 # In this order: `exit status 126` is spelled as an exit code before it could look like an HTTP status.
@@ -90,12 +93,24 @@ KEPT: tuple[Kept, ...] = (
         1,
         8,
     ),
-    Kept("status", rf"(?:[Ss]tatus|STATUS)(?:[ _-]?[Cc]ode)?{_IS}([1-5][0-9][0-9])(?:[^0-9]|$)", _status),
-    Kept("return", rf"(?:rc|retval|return code|error code|errorCode|exitCode){_IS}{_INT}", _zero, 1, 8),
-    Kept("count-before", rf"(?:^|[^0-9A-Za-z.])([0-9]{{1,9}}) (?:[a-z]{{1,15}} )?{_FAILURES}", _zero, 44),
+    Kept(
+        "status",
+        rf"(?:[Ss]tatus|STATUS|HTTP|[Rr]esponse[ _-]?[Cc]ode)(?:[ _-]?[Cc]ode)?{_IS}([1-5][0-9][0-9])(?:[^0-9]|$)",
+        _status,
+    ),
+    Kept("return", rf"(?:rc|retval|return code|error code|with code|errorCode|exitCode){_IS}{_INT}", _zero, 1, 8),
+    # The end of a time or date is no count: `09:55:00 Connection lost`.
+    Kept("count-before", rf"(?:^|[^0-9A-Za-z.:,/-])([0-9]{{1,9}}) (?:[A-Za-z]{{1,15}} )?{_FAILURES}", _zero, 44),
     Kept("count-after", rf"{_FAILURES}[\"']?[=:]{{1,2}} ?{_INT}", _zero, 1, 8),
-    Kept("errno", r"(?:errno|error)[ =:]{1,3}-?([0-9]{1,3})(?:[^0-9.]|$)", _exact),
+    Kept("errno", r"(?:[Ee]rrno|error)[ =:]{1,3}-?([0-9]{1,3})(?:[^0-9.]|$)", _exact),
     Kept("severity", rf"(?:[Ss]everity|SEVERITY){_IS}([0-9]{{1,2}})(?:[^0-9]|$)", _exact),
+    Kept(
+        "smart",
+        r"(?:[Rr]eallocated|[Pp]ending.[Ss]ector|[Cc]ritical.[Ww]arning)[^0-9\n]{1,20}(0x[0-9a-f]{1,4}|[0-9]{1,9})",
+        _zero,
+        1,
+        8,
+    ),
     Kept("temperature", r"[Tt]emperature[^0-9\n]{1,20}([0-9]{1,3})(?:[^0-9]|$)", _tens),
 )
 _KEPT_RE = tuple((re.compile(kept.pattern.encode()), kept.word) for kept in KEPT)

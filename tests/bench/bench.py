@@ -9,6 +9,8 @@ HERE = Path(__file__).parent
 sys.path[:0] = [str(HERE), str(HERE.parents[1] / "daemon"), str(HERE.parents[1] / "training")]
 
 import hotpath  # noqa: E402
+import llm  # noqa: E402
+import replay  # noqa: E402
 import whole  # noqa: E402
 from measure import machine  # noqa: E402
 
@@ -22,6 +24,9 @@ PARTS = {
     "latency": whole.latency,
     "files": whole.files,
     "memory": whole.memory,
+    "llm-hanging": llm.hanging,
+    "llm-memory": llm.memory,
+    "llm-replay": replay.replay,
 }
 
 

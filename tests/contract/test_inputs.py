@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import socket
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
@@ -14,6 +15,7 @@ import msgpack
 import pytest
 
 from doubles import until
+from journal_doubles import JournalDouble
 from logclf_daemon.protocols import Input
 from logclf_daemon.record import Batch, Outcome
 from logclf_daemon.registry import INPUTS
@@ -29,6 +31,7 @@ class Case:
     input: Input
     feed: Callable[[], Any] = field(default=lambda: None)
     ends: bool = True
+    message_key: str = "log"
 
 
 def _create(kind: str, services: dict[str, object] | None = None, **options: Any) -> Input:
@@ -56,6 +59,17 @@ def _stdin(path: Path, stack: ExitStack) -> Case:
     return Case(_create("stdin"))
 
 
+def _journald(path: Path, stack: ExitStack) -> Case:
+    journal = JournalDouble(path)
+    for line in LINES:
+        journal.write(line.decode())
+    patch = stack.enter_context(pytest.MonkeyPatch.context())
+    patch.setenv("PATH", f"{journal.program}:{os.environ['PATH']}")
+    state = StateDb.in_memory()
+    stack.callback(state.close)
+    return Case(_create("journald", {"state": state, "once": False}), ends=False, message_key="MESSAGE")
+
+
 def _forward(_path: Path, _stack: ExitStack) -> Case:
     created = _create("forward", listen="127.0.0.1:0")
 
@@ -69,6 +83,7 @@ def _forward(_path: Path, _stack: ExitStack) -> Case:
 CASES: dict[str, Callable[[Path, ExitStack], Case]] = {
     "memory": _memory,
     "files": _files,
+    "journald": _journald,
     "stdin": _stdin,
     "forward": _forward,
 }
@@ -102,7 +117,8 @@ def test_every_line_is_read_in_order_with_its_source(case: Case) -> None:
 
     asyncio.run(read(case, batches, Outcome.DELIVERED))
 
-    lines = [bytes(record.fields["log"])[1:] for batch in batches for record in batch.records]  # type: ignore[union-attr]
+    key = case.message_key
+    lines = [bytes(record.fields[key])[1:] for batch in batches for record in batch.records]  # type: ignore[union-attr]
     assert lines == LINES
     assert all(batch.source and batch.input == case.input.name for batch in batches)
 

@@ -22,6 +22,7 @@ EXTRA = {
     "scipy",
     "sentence_transformers",
     "sklearn",
+    "threadpoolctl",
     "torch",
     "transformers",
 }
@@ -29,6 +30,8 @@ P = ParamSpec("P")
 T = TypeVar("T")
 FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
 FOLDER = click.Path(file_okay=False, path_type=Path)
+SHIPPED = Path("shipped")
+_FP32 = click.option("--fp32", is_flag=True, help="Full precision: four times the size, half the speed, no rounding.")
 
 
 def say(text: str) -> None:
@@ -72,28 +75,41 @@ def main() -> None:
 
 
 @main.command()
-@click.option("--corpus", type=FOLDER, default=Path("training/corpus"), show_default=True)
+@click.option("--corpus", type=FOLDER, default=SHIPPED, show_default=True, help="A folder, or `shipped`: ours.")
 @click.option("--out", type=FOLDER, default=Path("models/default"), show_default=True)
 @click.option(
     "--measure", "rows", type=FILE, help="Labelled CSV to measure on, for the card; nothing of it is learned."
 )
 @click.option("--measure-name", default="other real lines", show_default=True, help="What the card calls it.")
+@_FP32
 @click.option("--replace", is_flag=True, help="Put the result in the place of an existing model folder.")
 @click.option("--threads", default=1, show_default=True, type=click.IntRange(1), help="Cores for training.")
 @_command
-def default(corpus: Path, out: Path, rows: Path | None, measure_name: str, replace: bool, threads: int) -> None:
-    """Rebuild the shipped model from the corpus.
+def default(
+    corpus: Path, out: Path, rows: Path | None, measure_name: str, fp32: bool, replace: bool, threads: int
+) -> None:
+    """Rebuild the shipped model from the corpus. The same bytes come out with the same tools and number of threads.
 
     Example: logclf-train default --corpus training/corpus --out models/default --replace
     """
+    from dataclasses import replace as changed
+
     from logclf_training import default as build
-    from logclf_training.encoder import use_cores
+    from logclf_training.encoder import cores
     from logclf_training.export import check_place, write_folder
 
     check_place(out, replace=replace)
-    use_cores(threads)
-    write_folder(build.build(corpus, rows, measure_name, say), out, replace=replace)
+    made_by = changed(build.RECIPE, quantised=not fp32)
+    with cores(threads):
+        parts = build.build(_corpus(corpus), rows, measure_name, say, made_by)
+    write_folder(parts, out, replace=replace)
     say(f"{out}: written")
+
+
+def _corpus(folder: Path) -> Path:
+    from logclf_training.corpus import shipped
+
+    return shipped() if folder == SHIPPED else folder
 
 
 @main.command()
@@ -106,22 +122,26 @@ def default(corpus: Path, out: Path, rows: Path | None, measure_name: str, repla
     help="This one, a local sentence-transformers folder, a hub name, or `shipped`: the one of the shipped model.",
 )
 @click.option("--runtime", type=click.Choice(["onnx", "sentence-transformers"]), default="onnx", show_default=True)
-@click.option("--mix", type=FOLDER, help="Learn from this corpus (training/corpus) too; its labels join yours.")
+@_FP32
+@click.option("--mix", type=FOLDER, help="Learn from a corpus too, `shipped`: from ours; its labels join yours.")
 @click.option(
     "--min-rows", default=8, show_default=True, type=click.IntRange(2), help="Least different rows of a label."
 )
 @click.option("--compare", type=FOLDER, help="Model folder to compare with; without it the shipped one.")
 @click.option("--replace", is_flag=True, help="Put the result in the place of an existing model folder.")
+@click.option("--even-if-worse", is_flag=True, help="Replace it even by one that is right on fewer of your rows.")
 @_command
 def fit(
     labelled: Path,
     out: Path,
     encoder: str,
     runtime: Runtime,
+    fp32: bool,
     mix: Path | None,
     min_rows: int,
     compare: Path | None,
     replace: bool,
+    even_if_worse: bool,
 ) -> None:
     """Train on your own rows: columns log_message, target_label and, better, source.
 
@@ -133,14 +153,52 @@ def fit(
 
     check_place(out, replace=replace)
     rows = fit.examined(dataset.read_labelled(labelled), min_rows, say)
-    made_by = Recipe(encoder=encoder, runtime=runtime)
-    mixed = fit.corpus_examples(mix, made_by) if mix else []
+    made_by = Recipe(encoder=encoder, runtime=runtime, quantised=not fp32)
+    mixed = fit.corpus_examples(_corpus(mix), made_by) if mix else []
     fitted = fit.fit(rows, mixed, made_by, fit.existing(compare), say)
     click.echo(fitted.as_text())
     if remark := fit.silence(fitted.trained.thresholds):
         say(remark)
+    if fitted.worse and (out / "config.json").exists() and not even_if_worse:
+        raise BadInput(f"{out}: kept, the new model is worse; add rows, --mix shipped, or give --even-if-worse")
     write_folder(fitted.parts(labelled, made_by), out, replace=replace)
     say(f"{out}: written; use it with `model: {{path: {out.absolute()}}}`" + runtime_note(runtime))
+
+
+@main.command()
+@click.argument("verdicts", type=FILE)
+@click.option("--out", type=FOLDER, required=True, help="The model folder to make.")
+@click.option("--corpus", type=FOLDER, default=SHIPPED, show_default=True, help="A folder, or `shipped`: ours.")
+@click.option(
+    "--min-confidence", default=0.5, show_default=True, type=click.FloatRange(0, 1), help="Of the LLM; people are sure."
+)
+@click.option("--replace", is_flag=True, help="Put the result in the place of an existing model folder.")
+@_command
+def distil(verdicts: Path, out: Path, corpus: Path, min_confidence: float, replace: bool) -> None:
+    """Teach the model what people and the LLM said (`logclf-daemon verdicts export`), so that it is not asked again.
+
+    The new head is written only if it is not worse on held-out lines; else exit 1, and everything stays as it was.
+
+    Example: logclf-train distil verdicts.jsonl --out /var/lib/logclf-daemon/model
+    """
+    from logclf_training import distil, fit
+    from logclf_training.export import check_place, write_folder
+    from logclf_training.recipe import SHIPPED as SHIPPED_ENCODER
+    from logclf_training.recipe import Recipe
+
+    check_place(out, replace=replace)
+    made_by = Recipe(encoder=SHIPPED_ENCODER)
+    said = distil.read_verdicts(verdicts)
+    examples = fit.corpus_examples(_corpus(corpus), made_by)
+    taught = distil.taught(said, examples, min_confidence, say)
+    made = distil.distil(examples, taught, made_by, say)
+    click.echo(made.as_text())
+    if made.worse:
+        raise LogclfError(f"{out}: not written, the new head is worse; look at `logclf-daemon verdicts list`")
+    if remark := fit.silence(made.trained.thresholds):
+        say(remark)
+    write_folder(distil.parts(made, taught, made_by), out, replace=replace)
+    say(f"{out}: written; use it with `model: {{path: {out.absolute()}}}`")
 
 
 def runtime_note(runtime: Runtime) -> str:
@@ -170,7 +228,7 @@ def evaluate(model: Path, labelled: Path, as_json: bool, max_error_rate: float) 
 @main.command()
 @click.argument("encoder")
 @click.argument("out", type=FOLDER)
-@click.option("--fp32", is_flag=True, help="Full precision: four times the size, half the speed, no rounding.")
+@_FP32
 @click.option("--max-tokens", default=64, show_default=True, type=click.IntRange(8, 512))
 @_command
 def export(encoder: str, out: Path, fp32: bool, max_tokens: int) -> None:
@@ -200,10 +258,13 @@ def export(encoder: str, out: Path, fp32: bool, max_tokens: int) -> None:
 @click.option(
     "--labels", default="", help="Names of the classes, in order and separated by commas, if they are numbers."
 )
+@_FP32
 @click.option("--calibrate", "rows", type=FILE, help="Labelled CSV the head has not seen: probabilities, thresholds.")
 @click.option("--replace", is_flag=True, help="Put the result in the place of an existing model folder.")
 @_command
-def convert(head: Path, out: Path, trust: bool, encoder: str, labels: str, rows: Path | None, replace: bool) -> None:
+def convert(
+    head: Path, out: Path, trust: bool, encoder: str, labels: str, fp32: bool, rows: Path | None, replace: bool
+) -> None:
     """Make a model folder from a scikit-learn LogisticRegression saved with joblib.
 
     Example: logclf-train convert head.joblib --trust --out /var/lib/logclf-daemon/model
@@ -212,10 +273,12 @@ def convert(head: Path, out: Path, trust: bool, encoder: str, labels: str, rows:
         raise BadInput(f"{head}: loading it runs code that is in it; add --trust if you made it yourself")
     from logclf_training import convert
     from logclf_training.export import check_place, write_folder
+    from logclf_training.recipe import Recipe
 
     check_place(out, replace=replace)
+    made_by = Recipe(encoder=encoder, head=convert.EMBEDDING_ONLY, quantised=not fp32)
     names = tuple(name.strip() for name in labels.split(",") if name.strip())
-    write_folder(convert.converted(head, encoder, names, rows), out, replace=replace)
+    write_folder(convert.converted(head, made_by, names, rows), out, replace=replace)
     say(f"{out}: written")
     if rows is None:
         say("not calibrated: use it with `model: {max_error_rate: 1}`, or convert again with --calibrate rows.csv")

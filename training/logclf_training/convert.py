@@ -21,13 +21,12 @@ from logclf_training.recipe import Data, Recipe, least, prepared_encoder
 EMBEDDING_ONLY = HeadSettings(char_buckets=0, word_buckets=0)
 
 
-def converted(path: Path, source: str, labels: Sequence[str], rows: Path | None) -> Parts:
-    """The model folder of a head: its encoder exported, calibrated on `rows` where given.
+def converted(path: Path, recipe: Recipe, labels: Sequence[str], rows: Path | None) -> Parts:
+    """The model folder of a head: the recipe's encoder exported, calibrated on `rows` where given.
 
     Raises:
         BadInput: The head or the rows cannot be used.
     """
-    recipe = Recipe(encoder=source, head=EMBEDDING_ONLY)
     ready = prepared_encoder(recipe, None, lambda _text: None)
     exported, runs = ready.exported, ready.encoder
     assert exported is not None  # the recipe's runtime is onnx
@@ -46,11 +45,11 @@ def converted(path: Path, source: str, labels: Sequence[str], rows: Path | None)
         name=path.stem,
         labels=names,
         head=head,
-        encoder=source,
+        encoder=recipe.encoder,
         exported=exported,
         max_tokens=recipe.max_tokens,
         thresholds=thresholds,
-        card=_card(path, source, figures),
+        card=_card(path, recipe.encoder, figures),
         provenance={"converted": path.name, "quality": {name: quality.as_json() for name, quality in figures.items()}},
     )
 

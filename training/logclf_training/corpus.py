@@ -7,10 +7,12 @@ or `[` has a backslash before it.
 
 from __future__ import annotations
 
+import hashlib
 import re
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from importlib.resources import files
 from pathlib import Path
 
 from logclf_daemon.errors import BadInput
@@ -70,6 +72,26 @@ class _Draft:
 
     def refuse(self, line: int, problem: str) -> None:
         self.problems.append(f"{self.file}:{line}: {problem}")
+
+
+def shipped() -> Path:
+    """The corpus of the shipped model. Installed: beside this code; else the checkout's.
+
+    Raises:
+        BadInput: The installation is incomplete.
+    """
+    package = Path(str(files("logclf_training")))
+    for place in (package / "templates", package.parent / "corpus"):
+        if place.is_dir():
+            return place
+    raise BadInput(f"{package / 'templates'}: missing from this installation; install logclf-daemon again")
+
+
+def fingerprint(folder: Path) -> dict[str, object]:
+    """What names a corpus in the model that was made from it."""
+    texts = sorted(folder.glob("*.txt"))
+    digest = hashlib.sha256(b"".join(text.name.encode() + b"\0" + text.read_bytes() for text in texts))
+    return {"files": len(texts), "sha256": digest.hexdigest()}
 
 
 def load(folder: Path) -> list[Program]:

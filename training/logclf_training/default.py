@@ -27,44 +27,44 @@ regression change less than folds differ.
 """
 NAME = "logclf default model"
 _SUMMARY = (
-    "Gives a log line one of nine operational labels, or abstains. A sentence encoder (int8 ONNX), hashed character "
-    "and word n-grams beside it, one linear layer, calibrated on programs held out of training."
+    "Gives a log line one of nine operational labels, or abstains. A sentence encoder ({numbers} ONNX), hashed "
+    "character and word n-grams beside it, one linear layer, calibrated on programs held out of training."
 )
 
 
-def build(folder: Path, rows: Path | None, rows_name: str, say: Say) -> Parts:
-    """Train the shipped model; `rows` are measured for the card and never learned from.
+def build(folder: Path, rows: Path | None, rows_name: str, say: Say, made_by: Recipe = RECIPE) -> Parts:
+    """Train the shipped model by its recipe or one near it; `rows` are measured for the card and never learned from.
 
     Raises:
         BadInput: The corpus has mistakes, or the rows cannot be read.
     """
     measured_rows = dataset.read_labelled(rows) if rows else []
     programs = corpus.load(folder)
-    examples, contradictions = dataset.from_corpus(programs, RECIPE.lines_per_template, RECIPE.seed)
+    examples, contradictions = dataset.from_corpus(programs, made_by.lines_per_template, made_by.seed)
     templates = sum(len(program.templates) for program in programs)
     say(f"{len(programs)} programs, {templates} templates, {len(examples)} different texts")
     for contradiction in contradictions:
         say(f"left out, one text with several labels: {', '.join(contradiction.origins)}")
     data = Data.of(examples, LABELS)
-    trained = recipe.train(data, RECIPE, say)
+    trained = recipe.train(data, made_by, say)
     measured = {}
     if measured_rows:
         known = [row for row in measured_rows if row.label in LABELS]
         measured[rows_name] = trained.quality(Data.of(known, LABELS))
-    made_from = recipe.provenance(RECIPE, folder)
+    made_from = recipe.provenance(made_by, folder)
     story = card.Story(
         name=NAME,
-        summary=_SUMMARY,
+        summary=_SUMMARY.format(numbers="int8" if made_by.quantised else "fp32"),
         data=f"{templates} line templates of {len(programs)} programs, written for this project (`training/corpus`), "
-        f"{RECIPE.lines_per_template} generated lines of each. No real log is in it.",
-        encoder=RECIPE.encoder,
+        f"{made_by.lines_per_template} generated lines of each. No real log is in it.",
+        encoder=made_by.encoder,
         held_out=trained.held_out,
         in_operation=trained.in_operation,
         thresholds=trained.thresholds,
         measured=measured,
         notes=[
-            f"Calibrated for streams in which {RECIPE.routine_share or 0:.0%} of the distinct lines are routine.",
+            f"Calibrated for streams in which {made_by.routine_share or 0:.0%} of the distinct lines are routine.",
             *filter(None, [trained.agreement(data.texts[::20])]),
         ],
     )
-    return assembled(trained, story, RECIPE, made_from)
+    return assembled(trained, story, made_by, made_from)

@@ -6,7 +6,8 @@ import hashlib
 import tempfile
 import warnings
 import zipfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
@@ -42,11 +43,15 @@ class Exported:
     dimensions: int
 
 
-def use_cores(threads: int) -> None:
-    """How many cores torch may use in this process."""
+@contextmanager
+def cores(threads: int) -> Iterator[None]:
+    """How many cores torch and the linear algebra of scikit-learn use within: the last digits of sums depend on it."""
     import torch
+    from threadpoolctl import threadpool_limits
 
     torch.set_num_threads(threads)
+    with threadpool_limits(threads):
+        yield
 
 
 def load(source: str, max_tokens: int) -> SentenceTransformer:

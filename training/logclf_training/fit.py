@@ -35,6 +35,11 @@ class Fitted:
     own: Quality
     shipped: Quality | None
 
+    @property
+    def worse(self) -> bool:
+        """Whether the existing model is right on more of the rows."""
+        return self.shipped is not None and self.own.accuracy < self.shipped.accuracy
+
     def as_text(self) -> str:
         """The new model's quality, and the existing one's beside it."""
         text = f"New model, on rows held out of its training:\n{as_text(self.own)}"
@@ -74,7 +79,7 @@ def silence(thresholds: Mapping[str, Mapping[str, float | None]]) -> str | None:
     promised = f"the least it can promise is {min(speaking, key=float)}" if speaking else "it can promise none"
     return (
         f"too few rows to promise an error rate of {CARD_RATE}, so the daemon would get no answer; {promised}. "
-        "Set `model.max_error_rate` accordingly (1 answers always), add rows, or --mix the corpus"
+        "Set `model.max_error_rate` accordingly (1 answers always), add rows, or --mix shipped"
     )
 
 
@@ -164,7 +169,10 @@ def fit(
 
 
 def _compared(rows: Sequence[Example], shipped: ModelStage | None, say: Say) -> Quality | None:
-    if shipped is None or not {row.label for row in rows} <= set(shipped.labels):
+    if shipped is None:
+        return None
+    if unknown := sorted({row.label for row in rows} - set(shipped.labels)):
+        say(f"not compared with the model in {shipped.path}: it does not know the label {', '.join(unknown)}")
         return None
     say(f"asking the model in {shipped.path} for the same {len(rows)} rows")
     return quality_of(shipped, rows)

@@ -5,7 +5,6 @@ Whole programs are held out, never random lines: a random split of such lines sc
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from importlib.metadata import PackageNotFoundError, version
@@ -23,6 +22,7 @@ from logclf_daemon.stages._model.folder import Runtime
 from logclf_daemon.stages._model.head import Floats, Head, softmax
 from logclf_daemon.stages.model import ModelOptions
 from logclf_training import calibrate, head
+from logclf_training.corpus import fingerprint
 from logclf_training.dataset import Example, folds
 from logclf_training.encoder import (
     MINILM,
@@ -219,6 +219,8 @@ def prepared_encoder(recipe: Recipe, lessons: Lessons | None, say: Say) -> Prepa
         BadInput: It cannot be loaded, or the daemon could not load it later.
     """
     if recipe.encoder == SHIPPED:
+        if not recipe.quantised:
+            raise BadInput("encoder shipped: it is int8 already; for fp32 name the encoder it was made from")
         exported = shipped_encoder()
         return Prepared(_onnx(exported, recipe), exported)
     if recipe.runtime == "sentence-transformers" and recipe.encoder == MINILM:
@@ -264,9 +266,7 @@ def provenance(recipe: Recipe, corpus: Path | None) -> dict[str, object]:
     """What somebody needs to build the same model again."""
     found: dict[str, object] = {"recipe": asdict(recipe), "tools": dict(_versions())}
     if corpus:
-        files = sorted(corpus.glob("*.txt"))
-        digest = hashlib.sha256(b"".join(file.name.encode() + b"\0" + file.read_bytes() for file in files))
-        found["corpus"] = {"files": len(files), "sha256": digest.hexdigest()}
+        found["corpus"] = fingerprint(corpus)
     return found
 
 

@@ -19,11 +19,29 @@ COMMANDS = {
     "rules": ("logclf_daemon.cli.rules", "rules", "Check and try rule files."),
     "verdicts": ("logclf_daemon.cli.verdicts", "verdicts", "Review what the LLM said; the last word is yours."),
     "model": ("logclf_daemon.cli.model", "model", "Show and measure the local model."),
+    "llm": ("logclf_daemon.cli.llm", "llm", "Measure the LLM."),
     "config": ("logclf_daemon.cli.config", "config", "Check a configuration file."),
     "ctl": ("logclf_daemon.cli.ctl", "ctl", "Talk to a running daemon."),
     "serve": ("logclf_daemon.cli.serve", "serve", "Serve the HTTP API and the live page alone."),
+    "install-service": ("logclf_daemon.cli.service", "install_service", "Make it a systemd service of this host."),
+    "uninstall-service": ("logclf_daemon.cli.service", "uninstall_service", "Take the systemd service away."),
     "doctor": ("logclf_daemon.cli.doctor", "doctor", "Check this host and say what to do."),
 }
+
+
+ENVIRONMENT = "LOGCLF"
+
+
+def name_variables(command: click.Command, prefix: str) -> None:
+    """Each option is an environment variable of its own name: `--to` of `run` is LOGCLF_RUN_TO."""
+    prefix = prefix.upper().replace("-", "_")
+    if isinstance(command, click.Group):
+        for name, inner in command.commands.items():
+            name_variables(inner, f"{prefix}_{name}")
+    for option in command.params:
+        if isinstance(option, click.Option) and option.envvar is None:
+            word = max(option.opts, key=len).lstrip("-")
+            option.envvar = f"{prefix}_{word}".upper().replace("-", "_")
 
 
 class LazyGroup(click.Group):
@@ -37,6 +55,7 @@ class LazyGroup(click.Group):
             return None
         module, name, _ = COMMANDS[cmd_name]
         command: click.Command = getattr(import_module(module), name)
+        name_variables(command, f"{ENVIRONMENT}_{cmd_name}")
         return command
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
@@ -77,7 +96,11 @@ def harmless(text: str) -> str:
 
 @click.group(
     cls=LazyGroup,
-    context_settings={"auto_envvar_prefix": "LOGCLF", "help_option_names": ["-h", "--help"], "max_content_width": 100},
+    context_settings={
+        "auto_envvar_prefix": ENVIRONMENT,
+        "help_option_names": ["-h", "--help"],
+        "max_content_width": 100,
+    },
 )
 @click.option("--debug", is_flag=True, help="Show tracebacks and debug messages.")
 @click.version_option(__version__, prog_name="logclf-daemon")

@@ -1,21 +1,51 @@
-"""`logclf-daemon config`: check a configuration before it is used."""
+"""`logclf-daemon config`: check a configuration before it is used, see what it comes to, look options up."""
 
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import click
+from click.core import ParameterSource
 
-from logclf_daemon.config import DEFAULT_PATH, Config, load_config
+from logclf_daemon.cli import ENVIRONMENT, name_variables
+from logclf_daemon.cli.options import config_file, overridden
+from logclf_daemon.cli.run import run, sections_of
+from logclf_daemon.config import (
+    DEFAULT_PATH,
+    Config,
+    load_config,
+    misspelt_variables,
+    with_defaults,
+    written,
+)
+from logclf_daemon.documents import Place
+from logclf_daemon.effective import Setting, settings
 from logclf_daemon.registry import INPUTS, OUTPUTS
 from logclf_daemon.resources import cache_directory, folder
 from logclf_daemon.stages.rules import load_rules
 
+# The options of `run` that stand for options of the configuration.
+FLAGS: dict[str, Place] = {
+    "tail": ("inputs",),
+    "forward": ("inputs",),
+    "journald": ("inputs",),
+    "from_stdin": ("inputs",),
+    "targets": ("outputs",),
+    "rules_paths": ("rules", "paths"),
+    "builtin_rules": ("rules", "builtin"),
+    "llm": ("llm", "enabled"),
+    "model": ("model", "enabled"),
+    "state_dir": ("state", "directory"),
+}
+COMMENT_COLUMN = 60
+
 
 @click.group()
 def config() -> None:
-    """Check a configuration file."""
+    """Check a configuration, show what is in force, look options up."""
 
 
 @config.command()
@@ -36,11 +66,96 @@ def check(path: Path | None) -> None:
                 kind.create(option, f"{option.type}.{at}", {})  # type: ignore[attr-defined]
     rules = load_rules(checked.rules, checked.taxonomy, folder("rules"), cache_directory())
     click.echo(f"ok: {path}: {len(checked.inputs)} inputs, {len(checked.outputs)} outputs, {len(rules)} rules")
-    if checked.http.listen is not None:
-        click.echo("note: http.listen: this version has no HTTP API yet; the setting is ignored")
+    for name, meant in misspelt_variables().items():
+        click.echo(f"note: the environment variable {name} is no option; did you mean {meant}?")
+
+
+@click.option("--json", "as_json", is_flag=True, help="Machine-readable: key, value, from.")
+@click.option("--changed", is_flag=True, help="Only what is not a default.")
+@click.pass_context
+def show(context: click.Context, /, as_json: bool, changed: bool, config_path: Path | None, **flags: Any) -> None:
+    """Show every option as `run` would have it with the same options, and who said so. Secrets are not shown.
+
+    \b
+    Example:
+      logclf-daemon config show --changed
+    """
+    named = {name: flags.pop(name) for name in ("tail", "forward", "journald", "from_stdin", "targets")}
+    sections = sections_of(**named)
+    path = config_file(config_path, flags_given=bool(sections))
+    effective = with_defaults(overridden(load_config(path), sections=sections, **flags))
+    found = settings(effective, written(path), _given(context))
+    shown = [setting for setting in found if not changed or setting.origin != "default"]
+    if as_json:
+        rows = [{"key": setting.key, "value": setting.value, "from": setting.origin} for setting in shown]
+        click.echo(json.dumps(rows, indent=2, ensure_ascii=False))
+    else:
+        click.echo("\n".join(_as_yaml(shown)))
+
+
+# It takes what `run` takes, and its environment variables.
+name_variables(run, f"{ENVIRONMENT}_run")
+config.command()(show)
+config.commands["show"].params[:0] = [param for param in run.params if param.name != "once"]
+
+
+def _given(context: click.Context) -> dict[Place, str]:
+    """Which options of the configuration the command line sets, by the name of the flag or its variable."""
+    given: dict[Place, list[str]] = {}
+    for param in context.command.params:
+        source = context.get_parameter_source(param.name or "")
+        if param.name in FLAGS and source is not ParameterSource.DEFAULT:
+            by_variable = source is ParameterSource.ENVIRONMENT
+            name = f"environment variable {param.envvar}" if by_variable else param.opts[0]
+            given.setdefault(FLAGS[param.name], []).append(name)
+    return {place: ", ".join(names) for place, names in given.items()}
+
+
+def _as_yaml(shown: Sequence[Setting]) -> Iterator[str]:
+    """A configuration that means the same, each option with its origin as a comment."""
+    before: Place = ()
+    for setting in shown:
+        *parents, name = setting.place
+        fresh = next((at for at, part in enumerate(parents) if before[: at + 1] != (*parents,)[: at + 1]), len(parents))
+        bullet = ""
+        for depth in range(fresh, len(parents)):
+            if isinstance(parents[depth], int):
+                bullet = "- "
+            else:
+                yield "  " * depth + f"{parents[depth]}:"
+        indent = "  " * len(parents)
+        indent = indent[:-2] + bullet if bullet else indent
+        text = f"{indent}{name}: {json.dumps(setting.value, ensure_ascii=False)}"
+        yield f"{text:<{COMMENT_COLUMN}} # {setting.origin}"
+        before = setting.place
 
 
 @config.command()
 def schema() -> None:
-    """Print the JSON schema of the configuration."""
+    """Print the JSON schema of the configuration.
+
+    \b
+    Example:
+      logclf-daemon config schema > logclf.schema.json
+    """
     click.echo(json.dumps(Config.model_json_schema(), indent=2))
+
+
+@config.command()
+@click.option("--cli", "of_commands", is_flag=True, help="All commands instead (docs/cli.md).")
+def reference(of_commands: bool) -> None:
+    """Print all options with their values, defaults and environment variables (docs/configuration.md).
+
+    \b
+    Example:
+      logclf-daemon config reference | less
+    """
+    if of_commands:
+        from logclf_daemon.cli import main  # the group of all commands, which is loaded by now
+        from logclf_daemon.cli.pages import command_page
+
+        click.echo(command_page(main), nl=False)
+        return
+    from logclf_daemon.reference import configuration_page
+
+    click.echo(configuration_page(), nl=False)

@@ -33,6 +33,9 @@ _OPENERS: dict[str, Callable[..., object]] = {".gz": gzip.open, ".xz": lzma.open
 @click.option("--label-column", default="target_label", show_default=True)
 @click.option("--delimiter", metavar="CHAR", help="Default: found in the header.")
 @click.option("--explain", is_flag=True, help="Add confidence, stage and rule.")
+@click.option(
+    "--llm-budget", type=click.IntRange(0), metavar="N", help="Ask the LLM at most N times; answers are kept."
+)
 @config_option
 @cascade_options
 def csv_command(
@@ -43,6 +46,7 @@ def csv_command(
     label_column: str,
     delimiter: str | None,
     explain: bool,
+    llm_budget: int | None,
     config_path: Path | None,
     rules_paths: tuple[Path, ...],
     builtin_rules: bool | None,
@@ -72,7 +76,7 @@ def csv_command(
     options = TableOptions(source_column, message_column, label_column, explain, delimiter)
     with _reading(source) as reader, _writing(target) as writer:
         parts = build_parts(config, _state(config))
-        cascade = cascade_of(parts, patient=True)
+        cascade = cascade_of(parts, patient=True, budget=llm_budget)
         try:
             with _progress(source) as progress:
                 name = source if source != "-" else "standard input"

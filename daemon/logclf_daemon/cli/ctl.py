@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ import click
 from logclf_daemon.cli import harmless
 from logclf_daemon.cli.options import base_config, config_option
 from logclf_daemon.config import StateOptions, state_directory
-from logclf_daemon.control import Answer, ask, follow, socket_path
+from logclf_daemon.control import Answer, ask, follow, socket_path, system_socket
 from logclf_daemon.errors import LogclfError
 
 
@@ -23,14 +24,20 @@ def ctl() -> None:
 _STATE_DIR = click.option("--state-dir", type=click.Path(path_type=Path, file_okay=False), help="Its state folder.")
 
 
-def _socket(config_path: Path | None, state_dir: Path | None) -> Path:
-    config = base_config(config_path)
-    options = StateOptions(directory=state_dir) if state_dir is not None else config.state
-    return socket_path(state_directory(options))
-
-
 def _asked(command: str, config_path: Path | None, state_dir: Path | None) -> Answer:
     return ask(_socket(config_path, state_dir), command)
+
+
+def _socket(config_path: Path | None, state_dir: Path | None) -> Path:
+    """Of the daemon with this state folder, or of this host's service: a broken configuration does not matter then."""
+    if state_dir is None and config_path is None and "STATE_DIRECTORY" not in os.environ:
+        service = system_socket()
+        if service is not None:
+            return service
+    if state_dir is None and "RUNTIME_DIRECTORY" in os.environ:  # ExecReload=: this is the service itself
+        return system_socket() or socket_path(Path())
+    options = StateOptions(directory=state_dir) if state_dir is not None else base_config(config_path).state
+    return socket_path(state_directory(options))
 
 
 @ctl.command()

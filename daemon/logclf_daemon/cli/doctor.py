@@ -32,7 +32,7 @@ class Finding:
 @config_option
 @click.option("--tail", multiple=True, metavar="GLOB", help="Check these files too.")
 def doctor(config_path: Path | None, tail: tuple[str, ...]) -> None:
-    """Check files, ports, state folder, rules, model, Ollama and clock. Exit 1 if the daemon could not work.
+    """Check files, journal, ports, state folder, rules, model, Ollama and clock. Exit 1 if the daemon could not work.
 
     \b
     Example:
@@ -51,6 +51,7 @@ def doctor(config_path: Path | None, tail: tuple[str, ...]) -> None:
 def _checks(config: Config, tail: tuple[str, ...]) -> list[Callable[[], Iterator[Finding]]]:
     return [
         lambda: _files(config, tail),
+        lambda: _journals(config),
         lambda: _ports(config),
         lambda: _state(config),
         lambda: _rules(config),
@@ -76,6 +77,22 @@ def _files(config: Config, tail: tuple[str, ...]) -> Iterator[Finding]:
             )
         else:
             yield Finding("ok", f"files {pattern}: {len(paths)} readable")
+
+
+def _journals(config: Config) -> Iterator[Finding]:
+    from logclf_daemon.inputs.journald import JournaldInputOptions, trouble_with
+
+    for options in config.inputs:
+        if not isinstance(options, JournaldInputOptions):
+            continue
+        name = f"journal {options.directory or 'of this host'}"
+        trouble = trouble_with(options)
+        if trouble is None:
+            yield Finding("ok", f"{name}: readable")
+        else:
+            yield Finding(
+                "fail", f"{name}: {trouble}", "add the daemon's user to the group systemd-journal (Debian: or adm)"
+            )
 
 
 def _ports(config: Config) -> Iterator[Finding]:

@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from logclf_daemon.cli.options import base_config, config_option
+from logclf_daemon.config import Config
 from logclf_daemon.errors import BadInput
-from logclf_daemon.stages.model import ModelOptions, ModelStage
+from logclf_daemon.stages.model import ModelStage
+
+if TYPE_CHECKING:
+    from logclf_daemon.quality import LabelledRow, Together
 
 
 @click.group()
@@ -20,9 +26,11 @@ def model() -> None:
 _FOLDER = click.option("--path", type=click.Path(path_type=Path, file_okay=False), help="A model folder.")
 
 
-def _options(config_path: Path | None, path: Path | None) -> ModelOptions:
-    options = base_config(config_path, flags_given=path is not None).model
-    return options.model_copy(update={"path": path}) if path is not None else options
+def _config(config_path: Path | None, path: Path | None, max_error_rate: float | None = None) -> Config:
+    config = base_config(config_path, flags_given=path is not None)
+    changes = {"path": path, "max_error_rate": max_error_rate}
+    given = {name: value for name, value in changes.items() if value is not None}
+    return config.model_copy(update={"model": config.model.model_copy(update=given)})
 
 
 @model.command()
@@ -35,7 +43,7 @@ def show(config_path: Path | None, path: Path | None) -> None:
     Example:
       logclf-daemon model show
     """
-    stage = ModelStage(_options(config_path, path))
+    stage = ModelStage(_config(config_path, path).model)
     card = stage.path / "README.md"
     click.echo(card.read_text(encoding="utf-8") if card.is_file() else f"{stage.path}: has no card")
     click.echo(f"folder {stage.path}, digest {stage.digest}")
@@ -45,10 +53,22 @@ def show(config_path: Path | None, path: Path | None) -> None:
 @click.argument("labelled", type=click.Path(path_type=Path))
 @config_option
 @_FOLDER
+@click.option(
+    "--max-error-rate",
+    type=click.FloatRange(0, 1, min_open=True),
+    help="How many of its answers may be wrong; instead of the configuration's.",
+)
 @click.option("--json", "as_json", is_flag=True, help="Machine-readable.")
 @click.option("--html", type=click.Path(path_type=Path, dir_okay=False), help="Write a page with plots too.")
-def evaluate(labelled: Path, config_path: Path | None, path: Path | None, as_json: bool, html: Path | None) -> None:
-    """Measure the model on LABELLED, a CSV with log_message and target_label.
+def evaluate(
+    labelled: Path,
+    config_path: Path | None,
+    path: Path | None,
+    max_error_rate: float | None,
+    as_json: bool,
+    html: Path | None,
+) -> None:
+    """Measure the model on LABELLED, a CSV with log_message and target_label: alone, and behind the rules.
 
     \b
     Example:
@@ -57,11 +77,35 @@ def evaluate(labelled: Path, config_path: Path | None, path: Path | None, as_jso
     from logclf_daemon.quality import as_text, quality_of, read_labelled
     from logclf_daemon.report import page
 
-    stage = ModelStage(_options(config_path, path))
-    quality = quality_of(stage, read_labelled(labelled))
-    click.echo(json.dumps(quality.as_json(), indent=2) if as_json else as_text(quality))
+    config = _config(config_path, path, max_error_rate)
+    stage, rows = ModelStage(config.model), read_labelled(labelled)
+    quality, both = quality_of(stage, rows), _behind_the_rules(config, stage, rows)
+    if as_json:
+        click.echo(json.dumps({**quality.as_json(), "with_rules": both and both.as_json()}, indent=2))
+    else:
+        click.echo(as_text(quality))
+        click.echo(f"\n{both.as_text() if both else 'rules not asked: their labels are not those of the model'}")
     if html is not None:
+        title = f"{stage.config.name} on {labelled.name}"
         try:
-            html.write_text(page(f"{stage.config.name} on {labelled.name}", quality), encoding="utf-8")
+            html.write_text(page(title, quality, [both.as_text()] if both else []), encoding="utf-8")
         except OSError as error:
             raise BadInput(f"{html}: cannot be written: {error.strerror}") from error
+
+
+def _behind_the_rules(config: Config, stage: ModelStage, rows: list[LabelledRow]) -> Together | None:
+    """What the daemon itself answers with this model; None if the configuration does not know the model's labels."""
+    from logclf_daemon.cascade import Cascade, Generation
+    from logclf_daemon.quality import together
+    from logclf_daemon.resources import cache_directory, folder
+    from logclf_daemon.stages.rules import load_rules
+
+    taxonomy = config.taxonomy
+    if any(label not in taxonomy for label in stage.labels):
+        return None
+    rules = load_rules(config.rules, taxonomy, folder("rules"), cache_directory())
+    cascade = Cascade(Generation(1, rules, [stage], taxonomy))
+    try:
+        return asyncio.run(together(cascade, rows))
+    finally:
+        cascade.close()

@@ -48,11 +48,12 @@ def cascade_options(command: Command) -> Command:
 
 def base_config(path: Path | None, *, flags_given: bool = False) -> Config:
     """The configuration file if one is named or, without flags, the default one if it exists."""
-    if path is not None:
-        return load_config(path)
-    if not flags_given and DEFAULT_PATH.exists():
-        return load_config(DEFAULT_PATH)
-    return Config()
+    return load_config(config_file(path, flags_given=flags_given))
+
+
+def config_file(path: Path | None, *, flags_given: bool = False) -> Path | None:
+    """The file that is read: the one that is named, else without flags the default one if it exists."""
+    return DEFAULT_PATH if path is None and not flags_given and DEFAULT_PATH.exists() else path
 
 
 def overridden(

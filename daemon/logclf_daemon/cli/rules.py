@@ -7,7 +7,8 @@ from pathlib import Path
 import click
 
 from logclf_daemon.cli.options import base_config, config_option
-from logclf_daemon.errors import LogclfError
+from logclf_daemon.cli.suggest import suggest
+from logclf_daemon.errors import ConfigError, LogclfError
 from logclf_daemon.resources import cache_directory, folder
 from logclf_daemon.stages.rules import RuleSet, RulesOptions, read_rules
 
@@ -20,13 +21,17 @@ def rules() -> None:
 def _loaded(config_path: Path | None, paths: tuple[Path, ...]) -> RuleSet:
     config = base_config(config_path, flags_given=bool(paths))
     options = RulesOptions(paths=paths, builtin=False) if paths else config.rules
-    return RuleSet(
-        read_rules(options.paths, config.taxonomy, builtin=folder("rules") if options.builtin else None),
-        cache_directory(),
-    )
+    found = read_rules(options.paths, config.taxonomy, builtin=folder("rules") if options.builtin else None)
+    if not found:
+        places = ", ".join(map(str, options.paths)) or "the configuration"
+        raise ConfigError(f"{places}: no rules; a folder's rule files end in .yaml or .yml")
+    return RuleSet(found, cache_directory(), apart=True)
 
 
 _PATHS = click.argument("paths", nargs=-1, type=click.Path(path_type=Path))
+
+
+rules.add_command(suggest)
 
 
 @rules.command()

@@ -17,6 +17,7 @@ from logclf_daemon.config import Config, with_defaults
 @config_option
 @click.option("--tail", multiple=True, metavar="GLOB", help="Watch these files. May be given often.")
 @click.option("--forward", metavar="ADDR", help="Take the forward protocol at host:port or unix:///path.")
+@click.option("--journald", is_flag=True, help="Read this host's systemd journal.")
 @click.option("--stdin", "from_stdin", is_flag=True, help="Read lines from standard input.")
 @click.option(
     "--to",
@@ -31,6 +32,7 @@ def run(
     config_path: Path | None,
     tail: tuple[str, ...],
     forward: str | None,
+    journald: bool,
     from_stdin: bool,
     targets: tuple[str, ...],
     once: bool,
@@ -40,7 +42,7 @@ def run(
     model: bool | None,
     state_dir: Path | None,
 ) -> None:
-    """Watch files or take the forward protocol, label each record and pass it on.
+    """Watch files, read the journal or take the forward protocol, label each record and pass it on.
 
     With neither options nor a configuration file: forward protocol on 127.0.0.1:24224, JSON lines on standard output.
 
@@ -52,8 +54,7 @@ def run(
     log_to_stderr(logging.INFO)
     if once and forward:
         raise click.UsageError("--once reads what is there; forward input has no end (leave one of them out)")
-    flags = {"inputs": _inputs(tail, forward, from_stdin), "outputs": [_target(target) for target in targets]}
-    sections = {name: value for name, value in flags.items() if value}
+    sections = sections_of(tail, forward, journald, from_stdin, targets)
 
     def configured() -> Config:
         config = base_config(config_path, flags_given=bool(sections))
@@ -74,13 +75,23 @@ def run(
     asyncio.run(Service(configured(), once=once, reread=configured).run())
 
 
-def _inputs(tail: tuple[str, ...], forward: str | None, from_stdin: bool) -> list[dict[str, Any]]:
+def sections_of(
+    tail: tuple[str, ...], forward: str | None, journald: bool, from_stdin: bool, targets: tuple[str, ...]
+) -> dict[str, Any]:
+    """The inputs and outputs that options name, in place of those of the configuration."""
+    flags = {"inputs": _inputs(tail, forward, journald, from_stdin), "outputs": [_target(target) for target in targets]}
+    return {name: value for name, value in flags.items() if value}
+
+
+def _inputs(tail: tuple[str, ...], forward: str | None, journald: bool, from_stdin: bool) -> list[dict[str, Any]]:
     inputs: list[dict[str, Any]] = []
     if tail:
         # A path the shell would expand to nothing must not depend on the folder the daemon runs in.
         inputs.append({"type": "files", "paths": [str(Path(glob).expanduser().absolute()) for glob in tail]})
     if forward:
         inputs.append({"type": "forward", "listen": forward})
+    if journald:
+        inputs.append({"type": "journald"})
     if from_stdin:
         inputs.append({"type": "stdin"})
     return inputs

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -14,38 +13,20 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 import click
-import msgspec
 
 from logclf_daemon.build import open_memory
 from logclf_daemon.cascade import source_class
 from logclf_daemon.cli import harmless
 from logclf_daemon.cli.options import Command, base_config, config_option
 from logclf_daemon.config import StateOptions, state_directory
-from logclf_daemon.errors import BadInput, LogclfError
+from logclf_daemon.errors import LogclfError
+from logclf_daemon.stages._verdicts import exported
 from logclf_daemon.stages.llm import LlmStage
 from logclf_daemon.stages.verdicts import HUMAN, LLM, Remembered, VerdictMemory
 from logclf_daemon.taxonomy import Taxonomy
 from logclf_daemon.template import MAX_BYTES, canonical, key, spell_kept, template_id
 
-_TEMPLATE_ID = re.compile(r"[0-9a-f]{16}")
 _PAGE = 1000
-
-
-class _Line(msgspec.Struct, forbid_unknown_fields=True):
-    """A line of an export; written by hand, template, source and label are enough."""
-
-    template: str
-    source: str
-    label: str
-    confidence: float = 1.0
-    origin: str = HUMAN
-    model: str = ""
-    asked: str = ""
-    text: str = ""
-    example: str = ""
-    created: int = 0
-    last_seen: int = 0
-    hits: int = 0
 
 
 @click.group()
@@ -63,14 +44,15 @@ def _with_memory(command: Command) -> Callable[..., Any]:
     @click.option("--state-dir", type=click.Path(path_type=Path, file_okay=False), help="The daemon's state folder.")
     @wraps(command)
     def run(*args: Any, config_path: Path | None, state_dir: Path | None, **options: Any) -> Any:
-        with _opened(config_path, state_dir) as (memory, taxonomy):
+        with opened(config_path, state_dir) as (memory, taxonomy):
             return command(memory, taxonomy, *args, **options)
 
     return run
 
 
 @contextmanager
-def _opened(config_path: Path | None, state_dir: Path | None) -> Iterator[tuple[VerdictMemory, Taxonomy]]:
+def opened(config_path: Path | None, state_dir: Path | None) -> Iterator[tuple[VerdictMemory, Taxonomy]]:
+    """The memory of the configured (or this) state folder, and the labels in force."""
     config = base_config(config_path)
     state = state_directory(StateOptions(directory=state_dir) if state_dir is not None else config.state)
     llm = LlmStage(config.llm, config.taxonomy)
@@ -218,7 +200,7 @@ def import_(memory: VerdictMemory, taxonomy: Taxonomy, file: BinaryIO) -> None:
     """
     name = "standard input" if file is sys.stdin.buffer else file.name
     lines = [(number, line) for number, line in enumerate(file, 1) if line.strip()]
-    memory.put([_read(line, taxonomy, f"{name}:{number}") for number, line in lines])
+    memory.put([exported.read(line, f"{name}:{number}", taxonomy) for number, line in lines])
     click.echo(f"ok: {len(lines)} verdicts taken over")
 
 
@@ -228,24 +210,6 @@ def everything(memory: VerdictMemory, origin: str | None = None) -> Iterator[Rem
     while page := memory.listed(origin=origin, limit=_PAGE, offset=offset):
         yield from page
         offset += len(page)
-
-
-def _read(line: bytes, taxonomy: Taxonomy, where: str) -> Remembered:
-    try:
-        read = msgspec.json.decode(line, type=_Line)
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
-        raise BadInput(f"{where}: {error}; one JSON object a line, as `verdicts export` writes") from error
-    now = int(datetime.now(UTC).timestamp())
-    row = Remembered(**{**msgspec.structs.asdict(read), "created": read.created or now})
-    if not _TEMPLATE_ID.fullmatch(row.template):
-        raise BadInput(f"{where}: {row.template!r} is no template (16 hexadecimal digits)")
-    if row.label not in taxonomy:
-        raise BadInput(f"{where}: unknown label {row.label!r}{taxonomy.suggestion(row.label)}")
-    if not 0 <= row.confidence <= 1:
-        raise BadInput(f"{where}: confidence {row.confidence} is not between 0 and 1")
-    if row.origin not in (HUMAN, LLM) or (row.origin == HUMAN) != (row.asked == ""):
-        raise BadInput(f"{where}: origin is 'human' without `asked`, or 'llm' with it")
-    return row
 
 
 def _known(label: str, taxonomy: Taxonomy, memory: VerdictMemory | None = None) -> None:
@@ -260,7 +224,7 @@ def _known(label: str, taxonomy: Taxonomy, memory: VerdictMemory | None = None) 
 
 def _template(text: str) -> str:
     """The id of a template, given as such or as a line of it."""
-    return text if _TEMPLATE_ID.fullmatch(text) else template_id(key(spell_kept(_bytes(text)[:MAX_BYTES])))
+    return text if exported.TEMPLATE_ID.fullmatch(text) else template_id(key(spell_kept(_bytes(text)[:MAX_BYTES])))
 
 
 def _bytes(text: str) -> bytes:

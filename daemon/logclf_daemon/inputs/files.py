@@ -13,7 +13,6 @@ import asyncio
 import contextlib
 import time
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from typing import Annotated, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator
@@ -25,10 +24,12 @@ from logclf_daemon.inputs._tail.lines import normal_name
 from logclf_daemon.inputs._tail.multiline import grouping_for
 from logclf_daemon.inputs._tail.settings import TailSettings
 from logclf_daemon.inputs._tail.tailer import COMMIT_SECS, Step, Tailer
+from logclf_daemon.loose import LooseThreads
 from logclf_daemon.protocols import Emit
 from logclf_daemon.state import StateDb
 from logclf_daemon.watch import Watcher
 
+CLOSE_SECS = 10.0  # for the last commit; a disk that hangs must not keep the process from its end
 STILL_SECS = 60.0  # so long without reading what is there is worth a word
 GATHER_SECS = 0.02  # a file that is written to without a pause does not wake us for each line
 
@@ -143,7 +144,7 @@ class FilesInput:
         self._clock = clock
         self._watches = options.watch and not once
         self._watched = -1
-        self._thread = ThreadPoolExecutor(1, thread_name_prefix=f"tail {name}")
+        self._thread = LooseThreads(1, f"tail {name}")
         self._loop: asyncio.AbstractEventLoop | None = None
         self._wake = asyncio.Event()
         self._stopping = False
@@ -163,7 +164,7 @@ class FilesInput:
             with contextlib.suppress(asyncio.CancelledError):
                 await saver
             if watcher is not None:
-                await self._work(watcher.close)
+                await self._end(watcher.close)
 
     def stop(self) -> None:
         """Read no further."""
@@ -172,10 +173,10 @@ class FilesInput:
 
     async def close(self) -> None:
         """Commit the positions, close the files."""
-        await self._work(self._tailer.close)
-        self._thread.shutdown()
-        if self._owns_state:
-            self._state.close()
+        if await self._end(self._tailer.close):
+            self._thread.shutdown()
+            if self._owns_state:
+                self._state.close()
 
     @property
     def unread_secs(self) -> float:
@@ -229,6 +230,13 @@ class FilesInput:
 
     async def _work(self, task: Callable[[], Result]) -> Result:
         return await asyncio.get_running_loop().run_in_executor(self._thread, task)
+
+    async def _end(self, task: Callable[[], None]) -> bool:
+        """False: the thread hangs. What it would have written down comes again after the next start."""
+        done, _ = await asyncio.wait([asyncio.ensure_future(self._work(task))], timeout=CLOSE_SECS)
+        for each in done:
+            each.result()
+        return bool(done)
 
     def _on_settled(self) -> None:
         if self._tailer.blocked:

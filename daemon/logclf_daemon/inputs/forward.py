@@ -18,13 +18,14 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, field_validator
 
+from logclf_daemon.activation import PassedSockets
 from logclf_daemon.descriptors import fair_share
 from logclf_daemon.errors import ConfigError
 from logclf_daemon.handshake import RandomBytes, ServerLogin, default_hostname
 from logclf_daemon.inputs._forward.connection import Connection
 from logclf_daemon.inputs._forward.dedup import Window
 from logclf_daemon.inputs._forward.server import Limits, Server
-from logclf_daemon.inputs._forward.sockets import UNIX, listen_tcp, listen_unix, resolve, split_address
+from logclf_daemon.inputs._forward.sockets import UNIX, keep_alive, listen_tcp, listen_unix, resolve, split_address
 from logclf_daemon.protocols import Emit
 
 ACCEPT_PAUSE_SECS = 1.0  # when no file descriptor is free and none becomes free
@@ -101,8 +102,8 @@ class ForwardInputOptions(BaseModel):
 class ForwardInput:
     """Listens, accepts, and keeps the connections within their limits.
 
-    `sock` is a socket that already listens (socket activation); `clock` times deadlines, `sweep_secs` is how often
-    they are looked at.
+    Of the `sockets` that systemd passed the one that listens at `listen` is taken, or `sock`. `clock` times deadlines,
+    `sweep_secs` is how often they are looked at.
     """
 
     def __init__(
@@ -111,14 +112,15 @@ class ForwardInput:
         name: str = "forward",
         *,
         sock: socket.socket | None = None,
+        sockets: PassedSockets | None = None,
         clock: Callable[[], float] = time.monotonic,
         random_bytes: RandomBytes = os.urandom,
         sweep_secs: float = 1.0,
     ) -> None:
         self.name = name
         self._options = options
-        self._listener = sock
-        self._activated = sock is not None
+        self._listener = sock if sock is not None or sockets is None else sockets.take(options.listen)
+        self._activated = self._listener is not None
         self._sweep_secs = sweep_secs
         self._most = fair_share(options.max_connections)
         self._tls = _server_context(options.tls, name) if options.tls else None
@@ -201,6 +203,9 @@ class ForwardInput:
     async def close(self) -> None:
         self.stop()
         self._close_listener()
+        if self._server.tasks:
+            # What waited for room in the pipeline is refused by now: it still has to be counted.
+            await asyncio.wait(self._server.tasks, timeout=CLOSE_SECS)
         for task in list(self._server.tasks):
             task.cancel()
         if self._server.tasks:
@@ -256,10 +261,12 @@ class ForwardInput:
         self._fresh.discard(sock)
         timeout = self._options.handshake_timeout_secs if self._tls else None
         try:
+            keep_alive(sock)
             await asyncio.get_running_loop().connect_accepted_socket(
                 lambda: Connection(self._server), sock, ssl=self._tls, ssl_handshake_timeout=timeout
             )
         except OSError as error:  # ssl.SSLError and the handshake's timeout are OSErrors too
+            sock.close()
             self._server.trouble("tls_handshake", self._options.listen, str(error) or type(error).__name__)
             self._server.freed.set()
 

@@ -7,7 +7,6 @@ import ssl
 import threading
 import time
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -16,10 +15,13 @@ from pydantic import BaseModel, ConfigDict, Field, SecretStr, field_validator
 from logclf_daemon import events
 from logclf_daemon.errors import ConfigError, OutputUnavailable, RecordRejected
 from logclf_daemon.handshake import ClientLogin, default_hostname
+from logclf_daemon.loose import LooseThreads
 from logclf_daemon.outputs._forward.packing import Packer, Packet, fresh_id
 from logclf_daemon.outputs._forward.sender import ForwardSender
 from logclf_daemon.outputs._forward.targets import Router, Target, parse_target
 from logclf_daemon.record import Batch
+
+CLOSE_SECS = 2.0  # for the threads to notice; one that looks up a name at a dead resolver does not
 
 Seconds = Annotated[float, Field(gt=0)]
 
@@ -140,7 +142,8 @@ class ForwardOutput:
         self._free: asyncio.LifoQueue[_Lane] = asyncio.LifoQueue()
         for _ in range(options.connections):
             self._free.put_nowait(self._new_lane())
-        self._executor = ThreadPoolExecutor(options.connections, thread_name_prefix=f"output-{name}")
+        self._executor = LooseThreads(options.connections, f"output-{name}")
+        self._working: set[asyncio.Future[None]] = set()
 
     async def open(self) -> None:
         """Nothing to do: a server that is away is no error, and connections open with the first batch."""
@@ -152,6 +155,7 @@ class ForwardOutput:
             batch.chunk = fresh_id()  # kept on the batch: sent again, it is the same chunk
         lane = await self._free.get()
         working = asyncio.get_running_loop().run_in_executor(self._executor, self._deliver, lane, batch, batch.chunk)
+        self._working.add(working)
         working.add_done_callback(lambda done: self._release(lane, done))
         try:
             await asyncio.shield(working)
@@ -166,6 +170,7 @@ class ForwardOutput:
 
     def _release(self, lane: _Lane, done: asyncio.Future[None]) -> None:
         """Make a lane free; in place of a stopped one comes a new one."""
+        self._working.discard(done)
         if not done.cancelled():
             done.exception()  # where the write was cancelled nobody else asks for it
         if lane.stopped:
@@ -177,15 +182,21 @@ class ForwardOutput:
     async def close(self) -> None:
         for lane in self._lanes:
             lane.stop()
-        await asyncio.to_thread(self._executor.shutdown)
-        for lane in self._lanes:
-            lane.close()
+        self._executor.shutdown(wait=False)
+        if self._working:
+            await asyncio.wait(self._working, timeout=CLOSE_SECS)
+        if not self._working:
+            await asyncio.to_thread(self._executor.shutdown)
+        while not self._free.empty():
+            self._free.get_nowait().close()
 
     # --- in a thread of the pool ------------------------------------------------------------------------------------
 
     def _deliver(self, lane: _Lane, batch: Batch, chunk: str) -> None:
-        """One attempt at each server until one has everything."""
-        packets = self._packed(batch, chunk)
+        """One attempt at each server until one has everything; what one has already is not sent again."""
+        packets, truncated = self._packed(batch, chunk)
+        parts = len(packets)
+        del packets[: batch.safe_parts.get(self.name, 0)]
         with self._router_lock:
             order = self._router.order()
         failures: list[str] = []
@@ -197,23 +208,23 @@ class ForwardOutput:
                 self._sender(lane, target).send_batch(packets)
             except OutputUnavailable as error:
                 failures.append(str(error))
+                batch.safe_parts[self.name] = parts - len(packets)
                 with self._router_lock:
                     self._router.failed(target)
             else:
                 with self._router_lock:
                     self._router.answered(target)
+                if truncated:
+                    events.emit(events.RecordsTruncated(output=self.name, count=truncated))
                 return
         raise OutputUnavailable("; ".join(failures))
 
-    def _packed(self, batch: Batch, chunk: str) -> list[Packet]:
+    def _packed(self, batch: Batch, chunk: str) -> tuple[list[Packet], int]:
         try:
-            packets, truncated = self._packer.packets(batch, chunk)
+            return self._packer.packets(batch, chunk)
         except (TypeError, ValueError, OverflowError) as error:
             # Not the data of others: those are bytes already. It would fail again for ever.
             raise RecordRejected(f"cannot be packed: {error}", "unencodable") from error
-        if truncated:
-            events.emit(events.RecordsTruncated(output=self.name, count=truncated))
-        return packets
 
     def _sender(self, lane: _Lane, target: Target) -> ForwardSender:
         sender = lane.senders.get(target)

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import errno
 import os
 import re
+import select
 import sys
 from collections.abc import Sequence
 from datetime import UTC, datetime
@@ -15,7 +17,7 @@ from typing import Literal
 import msgspec
 from pydantic import BaseModel, ConfigDict, Field
 
-from logclf_daemon.codec import plain
+from logclf_daemon.codec import plain, text_fields
 from logclf_daemon.errors import ConfigError, OutputUnavailable, RecordRejected, ServiceUnavailable
 from logclf_daemon.loose import LooseThreads
 from logclf_daemon.record import AnyRecord, Batch
@@ -73,7 +75,7 @@ class JsonlOutput:
         if self._options.time_key is not None:
             key = self._options.time_key
             rows = [{key: rfc3339(record.time), **row} for record, row in zip(records, rows, strict=True)]
-        text = b"\n".join(map(_ENCODER.encode, rows)) + b"\n" if rows else b""
+        text = _json_lines(rows)
         if self._terminal:
             text = _C1.sub(lambda found: b"\\u%04x" % found.group()[1], text)
         try:
@@ -92,7 +94,11 @@ class JsonlOutput:
         rest = memoryview(text)
         try:
             while rest:
-                rest = rest[os.write(self._fd, rest) :]
+                try:
+                    rest = rest[os.write(self._fd, rest) :]
+                except BlockingIOError:
+                    # A pipe whose other user made it non-blocking: full is not broken.
+                    _wait_for_room(self._fd)
             if self._options.fsync:
                 os.fsync(self._fd)
         except OSError:
@@ -128,14 +134,35 @@ class JsonlOutput:
             self._fd = -1
 
 
+def _wait_for_room(fd: int) -> None:
+    poll = select.poll()
+    poll.register(fd, select.POLLOUT)
+    poll.poll()
+
+
+def _json_lines(rows: Sequence[dict[str, object]]) -> bytes:
+    try:
+        lines = list(map(_ENCODER.encode, rows))
+    except (TypeError, ValueError, RecursionError):  # keys that JSON does not have, or nested too deep
+        lines = list(map(_ENCODER.encode, map(text_fields, rows)))
+    return b"\n".join(lines) + b"\n" if lines else b""
+
+
 def rfc3339(raw: msgspec.Raw) -> str | None:
-    """The time of a record (EventTime, integer, or either with metadata) as RFC 3339 in UTC."""
+    """The time of a record (EventTime, integer, or either with metadata) as RFC 3339 in UTC; None if it has none."""
+    try:
+        return datetime.fromtimestamp(_seconds(raw), UTC).isoformat(timespec="microseconds").replace("+00:00", "Z")
+    except (ValueError, TypeError, OverflowError, OSError):  # no time, or one of another age
+        return None
+
+
+def _seconds(raw: msgspec.Raw) -> float:
+    with contextlib.suppress(msgspec.DecodeError):  # a time without metadata
+        raw, *_ = msgspec.msgpack.decode(raw, type=list[msgspec.Raw])
     time = msgspec.msgpack.decode(raw)
-    if isinstance(time, list) and time:
-        time = time[0]
     if isinstance(time, msgspec.msgpack.Ext) and time.code == 0:
         data = bytes(time.data)
-        time = int.from_bytes(data[:4], "big") + int.from_bytes(data[4:8], "big") / 1e9
+        return int.from_bytes(data[:4], "big") + int.from_bytes(data[4:8], "big") / 1e9
     if not isinstance(time, int | float):
-        return None
-    return datetime.fromtimestamp(time, UTC).isoformat(timespec="microseconds").replace("+00:00", "Z")
+        raise TypeError("no time")
+    return time

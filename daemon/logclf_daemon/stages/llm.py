@@ -1,41 +1,25 @@
-"""The LLM stage: a local Ollama server, asked one template at a time.
-
-How a real server behaves (queueing, loading, errors) was captured from Ollama 0.32; an absent server is a state, not an
-error.
-"""
+"""The LLM stage: a local Ollama server, asked one template at a time. An absent server is a state, not an error."""
 
 from __future__ import annotations
 
-import os
 import threading
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any, Literal
-from urllib.parse import urlsplit
 
-import httpx
 import ollama
 from pydantic import BaseModel, ConfigDict, Field
 
 from logclf_daemon.errors import ConfigError
 from logclf_daemon.events import LlmAbsent, LlmCalled, LlmStateChanged, emit
 from logclf_daemon.record import Question, Verdict, abstention
+from logclf_daemon.stages._llm.breaker import Breaker
 from logclf_daemon.stages._llm.prompt import PROMPT_VERSION, Prompt
+from logclf_daemon.stages._llm.server import CLIENT_ERRORS, Failure, OllamaServer, failure
 from logclf_daemon.taxonomy import Taxonomy
 
-# All that the client of ollama 0.6 raises, as found by trying; ValueError holds JSON and validation errors.
-CLIENT_ERRORS = (
-    ollama.ResponseError,
-    ConnectionError,
-    httpx.HTTPError,
-    httpx.InvalidURL,
-    ValueError,
-    TypeError,
-    AttributeError,
-)
-
-FIRST_PAUSE_SECS, LONGEST_PAUSE_SECS = 5.0, 120.0
-_LOOPBACK = {"localhost", "127.0.0.1", "::1"}
+_DIGEST_DIGITS = 12
 
 
 class LlmOptions(BaseModel):
@@ -50,15 +34,27 @@ class LlmOptions(BaseModel):
     max_waiting: int = Field(1000, ge=0, description="How many records may wait at a time.")
     max_questions: int = Field(1000, ge=1, description="How many templates may be queued.")
     concurrency: int = Field(1, ge=1, le=16, description="Questions under way at a time.")
-    load_timeout_secs: float = Field(
-        300, gt=0, description="The longest a call may take; loading a model is part of it."
-    )
+    answer_timeout_secs: float = Field(60, gt=0, description="The longest a loaded model may take to answer.")
+    load_timeout_secs: float = Field(300, gt=0, description="The longest the server may take to load the model.")
     keep_alive: str = Field("30m", description="How long the server keeps the model loaded after a question.")
     num_ctx: int = Field(4096, ge=1024, description="Context size; constant, since changing it reloads the model.")
     num_thread: int | None = Field(None, ge=1, description="Threads of the server's runner; none: its own choice.")
+    protected_labels: tuple[str, ...] = Field(
+        ("Security Alert",),
+        description="Where the local model leans to one of these, the LLM may confirm it, never say something else.",
+    )
     remember_days: float = Field(90, gt=0, description="How long an answer is kept after its template was last seen.")
     max_remembered: int = Field(100_000, ge=1, description="How many answers are kept; those seen last stay.")
     allow_remote: bool = Field(False, description="Allow models that send your lines to another host.")
+
+
+@dataclass(frozen=True, slots=True)
+class Spent:
+    """What a call cost: seconds, and tokens read and written where the server counts them."""
+
+    secs: float
+    prompt_tokens: int = 0
+    answer_tokens: int = 0
 
 
 class LlmStage:
@@ -79,149 +75,154 @@ class LlmStage:
         self.options = options
         self.key = f"{options.model}/{taxonomy.digest}/{PROMPT_VERSION}"
         self.state = "unknown"
-        self._digest = ""
+        self.spent: Spent | None = None  # by the last answer
         self._prompt = Prompt(taxonomy)
         self._clock = clock
         self._lock = threading.Lock()
-        self._closed_until = 0.0
-        self._pause = FIRST_PAUSE_SECS
+        self._breaker = Breaker(clock)
+        self._digest = ""
         self._under_way: dict[int, float] = {}
-        self._client = _client(options)
+        self._server = server_of(options)
 
     def identity(self) -> str:
         """The model's name, with the digest of its weights once the server told it."""
         return f"{self.options.model}@{self._digest}" if self._digest else self.options.model
 
+    @property
+    def breaker(self) -> str:
+        """closed, open or half_open."""
+        with self._lock:
+            return self._breaker.state
+
     def unavailable(self) -> str | None:
         """Why a question would not be answered now, or None."""
         with self._lock:
-            now = self._clock()
-            if now < self._closed_until:
-                return "llm_unavailable"
+            state, now = self._breaker.state, self._clock()
+            if state == "open" or (state == "half_open" and self._under_way):
+                return "llm_unavailable"  # the probe goes alone
             if any(now - started > self.options.wait_secs for started in self._under_way.values()):
                 return "llm_busy"  # it hangs or loads: nobody else waits behind it
             return None
+
+    def warm_up(self) -> None:
+        """Have the model loaded before the first question; a failure is a state like any other."""
+
+        def load() -> None:
+            self._ready()
+            self._recovered()
+
+        self._counted("warm_up", "", load)
 
     def classify(self, questions: Sequence[Question]) -> list[Verdict | None]:
         return [self._ask(question) for question in questions]
 
     def _ask(self, question: Question) -> Verdict:
+        if not self._prompt.readable(question):
+            return abstention("low_confidence")  # nothing but what must not be sent
+        verdict = self._counted("ok", question.template, lambda: self._answer(question))
+        assert verdict is not None
+        return verdict
+
+    def _counted(self, done: str, template: str, call: Callable[[], Verdict | None]) -> Verdict | None:
+        """Make a call to the server; whatever comes of it is counted and a state."""
         started = self._clock()
         with self._lock:
             self._under_way[threading.get_ident()] = started
         try:
-            if self.state != "ready" and not self.options.allow_remote and (host := self._remote_host()):
-                self._break("remote_refused", f"{self.options.model} runs on {host}; choose a local model")
-                verdict = abstention("llm_unavailable")
-            else:
-                verdict = self._read(self._chat(self._prompt.messages(question)))
+            verdict = self._twice(call)
         except CLIENT_ERRORS as error:
-            verdict = self._failed(error)
+            verdict = self._failed(failure(error, self.options.url, self.options.model))
         finally:
             with self._lock:
                 self._under_way.pop(threading.get_ident(), None)
-        outcome = verdict.reason or "ok"
-        emit(LlmCalled(outcome=outcome, template=question.template, secs=round(self._clock() - started, 3)))
+        outcome = done if verdict is None else verdict.reason or done
+        emit(LlmCalled(outcome=outcome, template=template, secs=round(self._clock() - started, 3)))
         return verdict
 
-    def _remote_host(self) -> str | None:
-        """The host a model of this server really runs on, if it is another. The client's own types leave it out."""
-        with httpx.Client(base_url=self.options.url, timeout=5.0, trust_env=False) as client:
-            answer = client.post("/api/show", json={"model": self.options.model})
-        shown = answer.json() if answer.is_success else {}
-        return (shown.get("remote_host") or shown.get("remote_model")) if isinstance(shown, dict) else None
+    def _twice(self, call: Callable[[], Verdict | None]) -> Verdict | None:
+        """A runner that was killed under a question is there again for the next: ask once more, and only once."""
+        try:
+            return call()
+        except CLIENT_ERRORS as error:
+            if not failure(error, self.options.url, self.options.model).again:
+                raise
+            return call()
 
-    def _chat(self, messages: Sequence[dict[str, str]]) -> ollama.ChatResponse:
-        options: dict[str, Any] = {
-            "temperature": 0,
-            "seed": 1,
-            "num_ctx": self.options.num_ctx,
-            "num_predict": self._prompt.max_tokens,
-        }
-        if self.options.num_thread is not None:
-            options["num_thread"] = self.options.num_thread
-        return self._client.chat(
-            model=self.options.model,
-            messages=messages,
-            format=self._prompt.schema,
-            options=options,
-            think=False,
-            keep_alive=self.options.keep_alive,
-            logprobs=True,
-            top_logprobs=20,
-        )
+    def _ready(self) -> None:
+        """Return when the model is loaded: a question may then have a deadline that never ends a load."""
+        digest = self._server.loaded()
+        if not digest:
+            self._server.load()
+            digest = self._server.loaded()
+        if digest:
+            self._digest = digest.removeprefix("sha256:")[:_DIGEST_DIGITS]
+
+    def _answer(self, question: Question) -> Verdict:
+        self._ready()
+        started = self._clock()
+        response = self._server.chat(self._prompt.messages(question), self._prompt.schema, self._prompt.max_tokens)
+        self._recovered()
+        self.spent = Spent(self._clock() - started, response.prompt_eval_count or 0, response.eval_count or 0)
+        return self._guarded(question, self._read(response))
 
     def _read(self, response: ollama.ChatResponse) -> Verdict:
-        self._recovered()
         label = self._prompt.label_in(response.message.content or "") if response.done_reason != "length" else None
         if label is None:
             return abstention("low_confidence")
         tokens = [token.model_dump() for token in response.logprobs or ()]
         return Verdict(label, self._prompt.confidence(tokens, label), "llm")
 
-    def _failed(self, error: Exception) -> Verdict:
-        status = getattr(error, "status_code", None)
-        if status == 404:
-            self._break("model_missing", f"run: ollama pull {self.options.model}")
-        elif status in {400, 401, 403}:
-            self._break("refused", str(error)[:200])
-        elif isinstance(error, httpx.TimeoutException):
-            self._break("timeout", f"no answer within {self.options.load_timeout_secs:g} s")
-            return abstention("llm_timeout")
-        elif isinstance(error, ConnectionError | httpx.ConnectError):
-            self._break("absent", f"nothing answers at {self.options.url}")
-        else:
-            self._break("failing", f"{type(error).__name__}: {error}"[:200])
-        return abstention("llm_unavailable")
+    def _guarded(self, question: Question, verdict: Verdict) -> Verdict:
+        """A line can talk to an LLM: what the model thinks is an alarm never becomes something else by its words."""
+        if question.guess in self.options.protected_labels and verdict.label != question.guess:
+            return abstention("low_confidence")
+        return verdict
 
-    def _break(self, state: str, detail: str) -> None:
-        """Stop asking for a growing pause; the first question after it is the probe."""
+    def _failed(self, failed: Failure) -> Verdict:
+        if failed.state is None:
+            return abstention(failed.reason)
         with self._lock:
-            changed, self.state = self.state != state, state
-            self._closed_until = self._clock() + self._pause
-            self._pause = min(self._pause * 2, LONGEST_PAUSE_SECS)
-        if changed and state == "absent" and self.options.enabled == "auto":
+            changed, self.state = self.state != failed.state, failed.state
+            self._breaker.failed()
+        if changed and failed.state == "absent" and self.options.enabled == "auto":
             emit(LlmAbsent(url=self.options.url))
         elif changed:
-            emit(LlmStateChanged(state=state, detail=detail))
+            emit(LlmStateChanged(state=failed.state, detail=failed.detail))
+        return abstention(failed.reason)
 
     def _recovered(self) -> None:
         with self._lock:
             changed, self.state = self.state != "ready", "ready"
-            self._closed_until, self._pause = 0.0, FIRST_PAUSE_SECS
+            self._breaker.worked()
         if changed:
             emit(LlmStateChanged(state="ready", detail=self.options.model))
 
     def close(self) -> None:
-        self._client.close()  # type: ignore[no-untyped-call]
+        self._server.close()
+
+
+def server_of(options: LlmOptions) -> OllamaServer:
+    """The server of these options. What is the same for all questions is set here: changing it reloads the model."""
+    runner: dict[str, Any] = {"num_ctx": options.num_ctx}
+    if options.num_thread is not None:
+        runner["num_thread"] = options.num_thread
+    return OllamaServer(
+        options.url,
+        options.model,
+        options=runner,
+        keep_alive=options.keep_alive,
+        answer_timeout_secs=options.answer_timeout_secs,
+        load_timeout_secs=options.load_timeout_secs,
+        allow_remote=options.allow_remote,
+    )
 
 
 def reachable_models(options: LlmOptions) -> list[str] | None:
     """The names of the models the server has; None if nothing answers."""
-    client = _client(options.model_copy(update={"load_timeout_secs": 5.0}))
+    server = server_of(options)
     try:
-        return [str(model.model) for model in client.list().models]
+        return server.models()
     except CLIENT_ERRORS:
         return None
     finally:
-        client.close()  # type: ignore[no-untyped-call]
-
-
-def _client(options: LlmOptions) -> ollama.Client:
-    """The client, without the redirects and the `Authorization` header it would add on its own."""
-    url = urlsplit(options.url)
-    if url.scheme not in {"http", "https"} or not url.hostname:
-        raise ConfigError(f"llm.url: {options.url!r} is not a URL; write http://127.0.0.1:11434")
-
-    def without_key(request: httpx.Request) -> None:
-        if request.url.host in _LOOPBACK:
-            request.headers.pop("Authorization", None)
-
-    timeout = httpx.Timeout(options.load_timeout_secs, connect=5.0)
-    return ollama.Client(
-        host=options.url,
-        timeout=timeout,
-        follow_redirects=False,
-        trust_env=not (url.hostname in _LOOPBACK or os.environ.get("no_proxy") == "*"),
-        event_hooks={"request": [without_key]},
-    )
+        server.close()

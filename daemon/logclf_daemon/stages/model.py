@@ -20,6 +20,7 @@ from logclf_daemon.stages._model.encoders import Encoder, OnnxEncoder, SentenceT
 from logclf_daemon.stages._model.folder import WHAT_TO_DO, ModelFolder, Runtime
 
 BUILTIN = "default"
+LEANS = 0.5  # the confidence from which an unsure answer is more than noise
 
 
 class ModelOptions(BaseModel):
@@ -79,9 +80,9 @@ class ModelStage:
             raise ConfigError(f"model.max_error_rate: {error}; raise it or use another model") from error
 
     def unchanged(self) -> bool:
-        """Whether the folder still holds the model that was loaded."""
+        """Whether the folder still holds the model that was loaded, whole: damage must be told before a restart."""
         try:
-            return folder.digest_of(folder.read_file(self.path / folder.CONFIG)) == self.digest
+            return folder.read(self.path).digest == self.digest
         except ConfigError:
             return False
 
@@ -108,7 +109,7 @@ class ModelStage:
         best = int(np.argmax(probabilities))
         confidence = round(float(probabilities[best]), 4)
         if not confidence >= self.least_confidence[best]:
-            return abstention("low_confidence", confidence)
+            return abstention("low_confidence", confidence, self.labels[best] if confidence >= LEANS else None)
         return Verdict(self.labels[best], confidence, "model")
 
 

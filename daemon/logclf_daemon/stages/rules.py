@@ -10,7 +10,8 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from logclf_daemon.errors import ConfigError
 from logclf_daemon.record import Question, Verdict
-from logclf_daemon.stages._rules.engines import Pattern, TooCostly, complaint, engine_complaint, engine_for
+from logclf_daemon.stages._rules.dialect import complaint
+from logclf_daemon.stages._rules.engines import Pattern, TooCostly, engine_complaint, engine_for
 from logclf_daemon.stages._rules.files import Rule, read_rules, rule_paths
 from logclf_daemon.stages._rules.lint import Finding, lint
 from logclf_daemon.taxonomy import Taxonomy
@@ -31,7 +32,7 @@ class RulesOptions(BaseModel):
 
 
 class RuleSet:
-    """Compiled rules. Immutable; `match` belongs to one thread.
+    """Compiled rules. Immutable.
 
     `cache` is a folder for compiled patterns; `apart` compiles all but the shipped rules in a child process.
 
@@ -121,8 +122,8 @@ class RuleSet:
         numbers = {number for _, number, _ in self._hits([line])} - elsewhere
         return [self.rules[number] for number in sorted(numbers) if number < len(self.rules)]
 
-    def findings(self, sample: Sequence[bytes] = ()) -> Iterator[Finding]:
-        """What is odd about these valid rules; `sample` are real lines to time them on."""
+    def findings(self, sample: Sequence[bytes] | None = ()) -> Iterator[Finding]:
+        """What is odd about these valid rules; `sample` are real lines to time them on, None leaves that out."""
         return lint(self.rules, self._hits, sample)
 
     def failed_examples(self) -> Iterator[str]:

@@ -236,7 +236,6 @@ class Connection(asyncio.Protocol):
                 await self._emit_frame()
         except Exception as error:
             # Only this connection ends; its sender sends again what was not acknowledged.
-            events.LOGGER.exception("forward connection failed")
             events.emit(events.Bug(where=f"input {self._server.name}", error=repr(error)))
             self.abort()
         finally:

@@ -53,8 +53,19 @@ def listen_tcp(family: socket.AddressFamily, where: tuple[Any, ...], listen: str
         remedy = "set another `listen`"
         if error.errno == errno.EADDRINUSE:
             remedy = f"stop what uses port {where[1]} (`ss -ltnp` shows it) or {remedy}"
+        elif error.errno in {errno.EPERM, errno.EACCES}:
+            remedy = "under systemd, name it in ListenStream= of logclf-daemon-forward.socket or in SocketBindAllow="
         raise ServiceUnavailable(f"cannot listen on {listen}: {error.strerror}; {remedy}") from error
     return listener
+
+
+def keep_alive(sock: socket.socket) -> None:
+    """Notice within minutes a peer that is gone without a word, or it would take the place of another for ever."""
+    if sock.family != socket.AF_UNIX:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+        for name, count in (("TCP_KEEPIDLE", 60), ("TCP_KEEPINTVL", 15), ("TCP_KEEPCNT", 6)):
+            if hasattr(socket, name):
+                sock.setsockopt(socket.IPPROTO_TCP, getattr(socket, name), count)
 
 
 def listen_unix(path: Path) -> socket.socket:

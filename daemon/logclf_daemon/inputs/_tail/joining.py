@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from urllib.parse import quote_from_bytes, unquote_to_bytes
 
 from logclf_daemon.inputs._tail.containers import Parser, plain
 from logclf_daemon.inputs._tail.lines import REST_OF_LINE, Cut, Splitter, utf8_head
@@ -85,7 +86,7 @@ class Skipped:
             if name == REST_OF_LINE:
                 found.line = True
             elif name == "parts":
-                found.streams = {stream.encode("latin-1") for stream in value.split(",")}
+                found.streams = {unquote_to_bytes(stream) for stream in value.split(",")}
             elif name == "group":
                 found.group = value
         return found
@@ -95,7 +96,8 @@ class Skipped:
             return ""
         tokens = [REST_OF_LINE] if self.line else []
         if self.streams:
-            tokens.append("parts=" + ",".join(sorted(stream.decode("latin-1") for stream in self.streams)))
+            # Quoted: the name comes from the file, and must not read as another state.
+            tokens.append("parts=" + ",".join(sorted(quote_from_bytes(stream, safe="") for stream in self.streams)))
         if self.group:
             tokens.append(f"group={self.group}")
         return ";".join(tokens)

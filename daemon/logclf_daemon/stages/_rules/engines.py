@@ -1,13 +1,14 @@
 """Many patterns, one scan, linear time on any input.
 
 hyperscan does it in .5-.6 us a line with 50-500 rules; `re2.Filter` (1-2 us) where hyperscan has no wheel. A pattern
-must be valid for both: RE2 has the error message a person can read, hyperscan has the last word.
+must be valid for both (`dialect.py`), and both give the same answers.
 """
 
 from __future__ import annotations
 
 import contextlib
 import os
+import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -19,6 +20,7 @@ from typing import Any, Protocol
 import re2
 
 from logclf_daemon.stages._rules.child import TooCostly, compile_apart
+from logclf_daemon.stages._rules.dialect import options, refused_by_the_engine
 
 try:
     import hyperscan
@@ -31,25 +33,12 @@ __all__ = [
     "Pattern",
     "Re2Engine",
     "TooCostly",
-    "complaint",
     "engine_complaint",
     "engine_for",
 ]
 
-MAX_COMPILED_BYTES = 8 << 20
 MAX_CACHED = 8
-
-# What RE2 says (or the construct it stumbles over) and what to write instead.
-_INSTEAD = {
-    "(?=": "look-ahead is not linear; match the text itself, or add a second rule with a higher priority",
-    "(?!": "look-ahead is not linear; give the exception a rule of its own with a higher priority",
-    "(?<=": "look-behind is not linear; include the text before in the pattern",
-    "(?<!": "look-behind is not linear; give the exception a rule of its own with a higher priority",
-    "(?>": "atomic groups do not exist here and are not needed; use (?:…)",
-    "(?#": "comments belong in the rule's description",
-    r"\Z": r"write $ for the end of the line",
-    r"\h": r"write [ \t]",
-}
+FILTERED_TOGETHER = 250  # patterns a filter of RE2: over 500 to 700 of them it does not compile
 
 
 class Engine(Protocol):
@@ -72,39 +61,6 @@ class Pattern:
     ends: bool = False
 
 
-def complaint(pattern: str, *, ignore_case: bool = False) -> str | None:
-    """Why RE2 or common sense refuses a pattern, in words for its author; None if it can be a rule."""
-    if "\x00" in pattern:
-        return r"contains a NUL character; write \x00"
-    if ignore_case and not pattern.isascii():
-        return "ignore_case works for ASCII letters only; write both cases of the others as [Éé]"
-    try:
-        compiled = re2.compile(pattern, _options(ignore_case))
-    except re2.error as error:
-        return _explained(pattern, error)
-    if compiled.search(b""):
-        return "matches the empty string, so it would match every line; make a part of it mandatory"
-    return None
-
-
-def _explained(pattern: str, error: Exception) -> str:
-    reason = error.args[0].decode("utf-8", "replace") if error.args and isinstance(error.args[0], bytes) else str(error)
-    for construct, instead in sorted(_INSTEAD.items(), key=lambda item: -len(item[0])):
-        if construct in pattern:
-            return f"{construct} is not supported (patterns are RE2, linear in time): {instead}"
-    if "escape" in reason and any(f"\\{digit}" in pattern for digit in "123456789"):
-        return "back-references are not supported (patterns are RE2, linear in time): write the alternatives out"
-    return f"not a valid RE2 pattern: {reason}"
-
-
-def _options(ignore_case: bool) -> Any:
-    options = re2.Options()
-    options.log_errors = False
-    options.case_sensitive = not ignore_case
-    options.max_mem = MAX_COMPILED_BYTES
-    return options
-
-
 def _flags(pattern: Pattern) -> int:
     flags: int = 0 if pattern.ends else hyperscan.HS_FLAG_SINGLEMATCH
     return flags | (hyperscan.HS_FLAG_CASELESS if pattern.ignore_case else 0)
@@ -117,29 +73,34 @@ def engine_complaint(pattern: Pattern, *, apart: bool = False) -> str | None:
     try:
         _compiled([pattern], apart=apart)
     except (hyperscan.error, ValueError, TooCostly) as error:
-        return f"refused by the matching engine: {error}; ^ and $ only at the ends, no huge repeats"
+        return refused_by_the_engine(str(error))
     return None
 
 
 class HyperscanEngine:
-    """All patterns in one hyperscan database. Belongs to one thread: the scratch space is not shared.
+    """All patterns in one hyperscan database, with a scratch space for each thread that scans.
 
+    A reload tries its examples on the very engine the running set scans with, in another thread.
     Compiling hundreds of patterns takes seconds, loading what was compiled a millisecond: `cache` is a folder for that.
     """
 
     def __init__(self, patterns: Sequence[Pattern], cache: Path | None = None, *, apart: bool = False) -> None:
         self._database = _cached(patterns, cache, apart=apart)
+        self._own = threading.local()
 
     def hits(self, lines: Sequence[bytes]) -> list[tuple[int, int, int]]:
         found: list[tuple[int, int, int]] = []
         add = found.append
         scan: Callable[..., None] = self._database.scan
+        scratch = getattr(self._own, "scratch", None)
+        if scratch is None:
+            scratch = self._own.scratch = hyperscan.Scratch(self._database)
 
         def on_match(pattern: int, _start: int, end: int, _flags: int, line: int) -> None:
             add((line, pattern, end))
 
         for at, line in enumerate(lines):
-            scan(line, on_match, 0, at)
+            scan(line, on_match, 0, at, scratch)
         return found
 
 
@@ -189,25 +150,45 @@ def _keep(path: Path, data: bytes) -> None:
 
 
 class Re2Engine:
-    """The same with RE2 alone: a filter of literals first, then the few patterns that can match."""
+    """The same with RE2 alone: a filter of literals first, then the few patterns that can match.
+
+    One byte makes a difference: the vertical tab is white space (`\\s`) for hyperscan only.
+    """
 
     def __init__(self, patterns: Sequence[Pattern]) -> None:
-        self._ends = {at: re2.compile(pattern.text) for at, pattern in enumerate(patterns) if pattern.ends}
-        self._filter = re2.Filter()
-        for pattern in patterns:
-            self._filter.Add(pattern.text, _options(pattern.ignore_case))
-        self._filter.Compile()
+        self._ends = {
+            at: re2.compile(pattern.text.encode(), options(pattern.ignore_case))
+            for at, pattern in enumerate(patterns)
+            if pattern.ends
+        }
+        self._filters = [
+            (start, _filter(patterns[start : start + FILTERED_TOGETHER]))
+            for start in range(0, len(patterns), FILTERED_TOGETHER)
+        ]
 
     def hits(self, lines: Sequence[bytes]) -> list[tuple[int, int, int]]:
-        match, ends = self._filter.Match, self._ends
+        ends = self._ends
         found: list[tuple[int, int, int]] = []
         for at, line in enumerate(lines):
-            for pattern in match(line) or ():
+            for pattern in self._matched(line):
                 if pattern in ends:
                     found += [(at, pattern, hit.end()) for hit in ends[pattern].finditer(line)]
                 else:
                     found.append((at, pattern, 0))
         return found
+
+    def _matched(self, line: bytes) -> set[int]:
+        # hyperscan's $ stands before a last line end too, as in Perl.
+        texts = (line, line[:-1]) if line.endswith(b"\n") else (line,)
+        return {start + at for start, part in self._filters for text in texts for at in part.Match(text) or ()}
+
+
+def _filter(patterns: Sequence[Pattern]) -> Any:
+    built = re2.Filter()
+    for pattern in patterns:
+        built.Add(pattern.text.encode(), options(pattern.ignore_case))
+    built.Compile()
+    return built
 
 
 @lru_cache(maxsize=4)

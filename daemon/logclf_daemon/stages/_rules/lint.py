@@ -7,14 +7,13 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from logclf_daemon.stages._rules.engines import Pattern, engine_for
+from logclf_daemon.stages._rules.engines import Engine, Pattern, engine_for
 from logclf_daemon.stages._rules.files import Rule
 
 Kind = Literal["dead", "shadowed", "contradicts", "costly", "broad"]
 Hits = Callable[[Sequence[bytes]], list[tuple[int, int, int]]]
 
 COSTLY_US = 2.0  # a line, scanned for this rule alone; an ordinary one takes .2
-BROAD_SHARE = 0.02  # of the sample, in the words of other programs
 BROAD_FILES = 3
 SAMPLE_LINES = 5000
 
@@ -35,14 +34,17 @@ class Finding:
         return f"{self.rule.where()}: {self.kind}: {self.words}"
 
 
-def lint(rules: Sequence[Rule], hits: Hits, sample: Sequence[bytes] = ()) -> Iterator[Finding]:
-    """All oddities. `rules` in winning order, `hits` finds their numbers in lines, `sample` are real lines."""
+def lint(rules: Sequence[Rule], hits: Hits, sample: Sequence[bytes] | None = ()) -> Iterator[Finding]:
+    """All oddities. `rules` in winning order, `hits` finds their numbers in lines, `sample` are real lines.
+
+    An empty sample: the examples are timed, which takes some seconds for hundreds of rules; None: nothing is.
+    """
     examples = [(number, text.encode()) for number, rule in enumerate(rules) for text in rule.options.examples]
     yield from _overruled(rules, examples, hits)
     yield from _contradicting(rules, hits)
-    lines = list(sample[:SAMPLE_LINES]) or [text for _, text in examples][:SAMPLE_LINES]
-    yield from _costly(rules, lines)
     yield from _broad(rules, examples, hits)
+    if sample is not None:
+        yield from _costly(rules, list(sample[:SAMPLE_LINES]) or [text for _, text in examples][:SAMPLE_LINES])
 
 
 def _matched(lines: Sequence[bytes], hits: Hits, count: int) -> list[list[int]]:
@@ -82,24 +84,32 @@ def _contradicting(rules: Sequence[Rule], hits: Hits) -> Iterator[Finding]:
 def _costly(rules: Sequence[Rule], lines: Sequence[bytes]) -> Iterator[Finding]:
     for rule in rules:
         engine = engine_for((Pattern(rule.options.pattern, rule.options.ignore_case),))
-        started = time.perf_counter()
-        engine.hits(lines)
-        micros = (time.perf_counter() - started) / max(len(lines), 1) * 1e6
+        # The machine does other things too: only what is slow each time is the rule's.
+        micros = _micros(engine, lines)
+        for _ in range(3):
+            if micros > COSTLY_US:
+                micros = min(micros, _micros(engine, lines))
         if micros > COSTLY_US:
             yield Finding(
                 "costly", rule, f"{micros:.1f} us a line on its own; begin with fixed words, avoid leading .*"
             )
 
 
+def _micros(engine: Engine, lines: Sequence[bytes]) -> float:
+    """CPU microseconds a line."""
+    started = time.thread_time()
+    engine.hits(lines)
+    return (time.thread_time() - started) / max(len(lines), 1) * 1e6
+
+
 def _broad(rules: Sequence[Rule], examples: Sequence[tuple[int, bytes]], hits: Hits) -> Iterator[Finding]:
-    """A rule that matches many examples of other files."""
+    """A rule that matches examples of many other files which have another label: it says less than it claims."""
     elsewhere: dict[int, set[str]] = {}
-    counts: dict[int, int] = {}
     for (number, _), matched in zip(examples, _matched([text for _, text in examples], hits, len(rules)), strict=True):
         for other in matched:
-            if rules[other].path != rules[number].path:
+            if rules[other].path != rules[number].path and rules[other].options.label != rules[number].options.label:
                 elsewhere.setdefault(other, set()).add(rules[number].path.name)
-                counts[other] = counts.get(other, 0) + 1
     for other, files in elsewhere.items():
-        if len(files) >= BROAD_FILES and counts[other] > BROAD_SHARE * len(examples):
-            yield Finding("broad", rules[other], f"matches {counts[other]} examples of {len(files)} other files")
+        if len(files) >= BROAD_FILES:
+            names = ", ".join(sorted(files)[:5])
+            yield Finding("broad", rules[other], f"matches examples with another label in {len(files)} files: {names}")

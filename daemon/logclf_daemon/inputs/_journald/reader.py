@@ -1,0 +1,174 @@
+"""Reads the journal through one journalctl after the other, each beginning where the one before stopped.
+
+First a run that ends by itself, from the cursor to the end of the journal, through all boots; then one that follows.
+However the second ends - it is renewed now and then, since it keeps rotated files open - the first comes again: what
+following may have missed at a rotation or a reboot is read then.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from logclf_daemon.errors import ServiceUnavailable
+from logclf_daemon.events import InputNote, InputTrouble, emit
+from logclf_daemon.failpoint import reached
+from logclf_daemon.inputs._journald.export import Entry, ExportParser
+from logclf_daemon.inputs._journald.journalctl import Journalctl, Selection, pause
+from logclf_daemon.inputs._journald.windows import Windows
+from logclf_daemon.record import Batch
+from logclf_daemon.state import StateDb
+
+COMMIT_SECS = 0.2
+IDLE_SECS = 5.0
+LOOKUP_SECS = 60.0
+FIRST_PAUSE_SECS, LONGEST_PAUSE_SECS = 0.5, 30.0
+
+
+@dataclass(slots=True)
+class Step:
+    """What to send, and whether that was all."""
+
+    batches: list[Batch] = field(default_factory=list)
+    done: bool = False
+
+
+class JournalReader:
+    """One `step` after the other in one thread; `wake` is readable when a step is to return soon."""
+
+    def __init__(
+        self,
+        name: str,
+        selection: Selection,
+        windows: Windows,
+        state: StateDb,
+        *,
+        wake: int,
+        once: bool,
+        max_field_bytes: int,
+        renew_secs: float,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._name = name
+        self._selection = selection
+        self._windows = windows
+        self._state = state
+        self._wake = wake
+        self._once = once
+        self._max_field_bytes = max_field_bytes
+        self._renew_secs = renew_secs
+        self._clock = clock
+        self._cursor = windows.safe[1]
+        self._committed = windows.safe
+        self._known = False  # its position stands in the state database
+        self._child: Journalctl | None = None
+        self._parser = ExportParser(max_field_bytes)
+        self._asked: str | None = None  # the cursor this run was begun with, until its first entry came
+        self._following = False
+        self._renew_at = 0.0
+        self._pause_secs = FIRST_PAUSE_SECS
+        self._resume_at = 0.0
+
+    def skip_to_end(self) -> None:
+        """Begin after what is there now."""
+        child, parser = Journalctl(self._selection.last()), ExportParser(self._max_field_bytes)
+        while block := child.read(self._wake, LOOKUP_SECS):
+            for entry in parser.feed(block):
+                self._cursor = entry.cursor
+                self._windows.begin_at(entry.cursor)
+        child.end(by_itself=block is not None)
+
+    def step(self) -> Step:
+        """Read what comes, write it down; after a failure wait first.
+
+        Raises:
+            ServiceUnavailable: With `once`, journalctl cannot read the journal.
+        """
+        block = self._read()
+        at_end = block == b"" and self._ended()
+        if block:
+            for entry in self._parser.feed(block):
+                self._take(entry)
+        batches, intents = self._windows.cut(at_end=at_end or self._following)
+        if intents:
+            reached("read")
+            self._state.record_intents(intents, () if self._known else [self._windows.offset()])
+            self._known = True
+            reached("intent")
+        self.commit()
+        return Step(batches, done=at_end and self._once)
+
+    def commit(self) -> None:
+        """Write down the position if it moved."""
+        safe = self._windows.safe
+        if safe != self._committed or self._state.behind:
+            reached("acked")
+            self._state.commit([self._windows.offset()])
+            self._committed, self._known = safe, True
+            reached("committed")
+
+    @property
+    def unsaved(self) -> bool:
+        return self._windows.safe != self._committed
+
+    def close(self) -> None:
+        """End journalctl, write down the position."""
+        if self._child is not None:
+            self._child.end()
+            self._child = None
+        self.commit()
+
+    def _read(self) -> bytes | None:
+        wait_secs = COMMIT_SECS if self._windows.in_flight else IDLE_SECS
+        if self._child is None and (left := self._resume_at - self._clock()) > 0:
+            pause(self._wake, min(left, wait_secs))
+            return None
+        if self._child is None:
+            self._start()
+        if self._child is None:
+            return None
+        if self._following and self._clock() >= self._renew_at:
+            return b""
+        return self._child.read(self._wake, wait_secs)
+
+    def _start(self) -> None:
+        self._parser = ExportParser(self._max_field_bytes)
+        self._asked = self._cursor or None
+        self._renew_at = self._clock() + self._renew_secs
+        try:
+            self._child = Journalctl(self._selection.arguments(self._cursor, follow=self._following))
+        except ServiceUnavailable as error:
+            self._failed(str(error))
+
+    def _ended(self) -> bool:
+        """The run is over: what comes next. True if the journal was read to its end."""
+        assert self._child is not None
+        child, self._child = self._child, None
+        renewed = self._following and self._clock() >= self._renew_at
+        code = child.end(by_itself=not renewed)
+        was_following, self._following = self._following, False
+        if renewed:
+            return False
+        if code == 0 or (not was_following and not child.complaint):
+            self._following = not was_following and not self._once
+            return not was_following
+        self._failed(child.complaint or f"ended with {code}")
+        return False
+
+    def _failed(self, complaint: str) -> None:
+        if self._once:
+            raise ServiceUnavailable(f"the journal cannot be read: {complaint}")
+        emit(InputTrouble(input=self._name, what="journalctl", where="journal", detail=complaint.splitlines()[-1]))
+        self._resume_at = self._clock() + self._pause_secs
+        self._pause_secs = min(self._pause_secs * 2, LONGEST_PAUSE_SECS)
+
+    def _take(self, entry: Entry) -> None:
+        asked, self._asked = self._asked, None
+        self._pause_secs = FIRST_PAUSE_SECS
+        if entry.cursor == asked:
+            return  # the one read last
+        if asked is not None and not self._following:
+            emit(InputNote(input=self._name, what="the last entry read is gone from the journal", where=entry.cursor))
+        self._cursor = entry.cursor
+        self._windows.add(entry)
