@@ -89,21 +89,18 @@ class Classifier:
             ConfigError: Something cannot be used; the text says where, what and what to do.
         """
         from logclf_daemon.build import build_parts, cascade_of  # heavy: not before it is needed
-        from logclf_daemon.config import Config, load_config
-        from logclf_daemon.documents import Document, validated
+        from logclf_daemon.config import Config, load_config, overridden
 
         if not isinstance(config, Config):
             config = load_config(Path(config)) if config is not None else Config()
-        changes: dict[str, Any] = {}
-        if rules or builtin_rules is not None:
-            paths = [Path(path) for path in rules] or list(config.rules.paths)
-            builtin = config.rules.builtin if builtin_rules is None else builtin_rules
-            changes["rules"] = {"paths": paths, "builtin": builtin}
-        for name, wanted in (("model", model), ("llm", llm)):
-            if wanted is not None:
-                changes[name] = {**getattr(config, name).model_dump(), "enabled": wanted}
-        parsed = validated(Config, Document("Classifier.load", changes))
-        config = config.model_copy(update={name: getattr(parsed, name) for name in changes})
+        config = overridden(
+            config,
+            rules_paths=[Path(path) for path in rules],
+            builtin_rules=builtin_rules,
+            model=model,
+            llm=llm,
+            said_by="Classifier.load",
+        )
         parts = build_parts(config, _state(config))
         return cls(cascade_of(parts, patient=True), parts)
 

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from logclf_daemon.cli.options import base_config, cascade_options, config_option, log_to_stderr, overridden
-from logclf_daemon.config import Config, state_directory
+from logclf_daemon.cli.options import base_config, cascade_options, config_option, log_to_stderr
+from logclf_daemon.config import Config, overridden, state_directory
 from logclf_daemon.errors import BadInput, ConfigError
 
 if TYPE_CHECKING:
