@@ -72,6 +72,15 @@ def test_the_commands_of_the_documents_run_in_their_order(page: Path, tmp_path: 
         run_command(command, tmp_path)
 
 
+def test_the_examples_of_the_page_on_python_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(ROOT)
+    examples = re.findall(r"```python\n(.*?)```", (ROOT / "docs" / "python.md").read_text(), re.DOTALL)
+
+    assert len(examples) == 2
+    for example in examples:
+        exec(compile(example, "docs/python.md", "exec"), {})
+
+
 def test_the_configuration_of_the_readme_is_valid() -> None:
     (text,) = [block for block in blocks("yaml") if "inputs:" in block]
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from difflib import get_close_matches
 from pathlib import Path
 from types import NoneType, UnionType
@@ -128,6 +128,38 @@ def with_defaults(config: Config) -> Config:
     if not config.outputs:
         missing["outputs"] = [{"type": "jsonl"}]
     return config.model_copy(update={name: getattr(Config.model_validate(missing), name) for name in missing})
+
+
+def overridden(
+    config: Config,
+    *,
+    rules_paths: Sequence[Path] = (),
+    builtin_rules: bool | None = None,
+    llm: bool | None = None,
+    model: bool | None = None,
+    state_dir: Path | None = None,
+    sections: dict[str, Any] | None = None,
+    said_by: str = "command line",
+) -> Config:
+    """The configuration with what the command line, or whoever calls, says instead.
+
+    Raises:
+        ConfigError: What they say is none.
+    """
+    changes: dict[str, Any] = dict(sections or {})
+    if rules_paths or builtin_rules is not None:
+        changes["rules"] = {
+            "paths": list(rules_paths) or list(config.rules.paths),
+            "builtin": config.rules.builtin if builtin_rules is None else builtin_rules,
+        }
+    if llm is not None:
+        changes["llm"] = {**config.llm.model_dump(), "enabled": llm}
+    if model is not None:
+        changes["model"] = {**config.model.model_dump(), "enabled": model}
+    if state_dir is not None:
+        changes["state"] = {**config.state.model_dump(), "directory": state_dir}
+    parsed = validated(Config, Document(said_by, changes))
+    return config.model_copy(update={name: getattr(parsed, name) for name in changes})
 
 
 def load_config(path: Path | None, environment: Mapping[str, str] = os.environ) -> Config:

@@ -41,22 +41,23 @@ def system_socket() -> Path | None:
 
 
 class ControlServer:
-    """Answers the named commands once, and the named streams until the peer leaves.
+    """Answers the named commands once and the named streams until the peer leaves.
 
-    At `path`, or on a socket that already listens.
+    At `path` or on a socket that already listens.
     """
 
     def __init__(
         self,
         path: Path,
         commands: dict[str, Command],
-        streams: dict[str, Stream] | None = None,
         sock: socket.socket | None = None,
+        *,
+        streams: dict[str, Stream] | None = None,
     ) -> None:
         self._path = path
         self._commands = commands
-        self._streams = streams or {}
         self._passed = sock
+        self._streams = streams or {}
         self._server: asyncio.Server | None = None
 
     async def open(self) -> None:

@@ -88,8 +88,8 @@ class Service:
                 "reload": self._reload_and_tell,
                 "reload_soon": self._reload_soon,
             },
-            {"tap": self._tap},
             sockets.take_named(CONTROL),
+            streams={"tap": self._tap},
         )
         self._http = HttpServer(self.config.http, self._http_app) if self.config.http.listen is not None else None
         try:

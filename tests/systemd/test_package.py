@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -21,7 +22,7 @@ LINE = "Dec  1 10:00:00 web1 sshd[1]: Failed password for root from 10.0.0.9 por
 
 
 @pytest.fixture
-def package(machine: Machine) -> str:
+def package(machine: Machine) -> Iterator[str]:
     """The path of the package inside of the machine."""
     given = os.environ.get("LOGCLF_TEST_DEB")
     if given is None:
@@ -29,8 +30,10 @@ def package(machine: Machine) -> str:
             pytest.fail("LOGCLF_TEST_DEB is not set")
         pytest.skip("LOGCLF_TEST_DEB names no package (packaging/build-deb makes one)")
     machine.run(f"systemctl stop 'logclf-daemon*' 2>/dev/null; {COMMAND} uninstall-service --purge")
+    machine.run("rm -f /usr/local/bin/logclf-daemon")  # of the operations page
     shutil.copy(given, machine.root / "opt")
-    return f"/opt/{Path(given).name}"
+    yield f"/opt/{Path(given).name}"
+    machine.run("dpkg --purge logclf-daemon", check=False)
 
 
 def test_the_package_installs_a_service_that_runs_and_leaves_nothing_behind(machine: Machine, package: str) -> None:

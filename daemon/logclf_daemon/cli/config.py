@@ -11,13 +11,14 @@ import click
 from click.core import ParameterSource
 
 from logclf_daemon.cli import ENVIRONMENT, name_variables
-from logclf_daemon.cli.options import config_file, overridden
+from logclf_daemon.cli.options import config_file
 from logclf_daemon.cli.run import run, sections_of
 from logclf_daemon.config import (
     DEFAULT_PATH,
     Config,
     load_config,
     misspelt_variables,
+    overridden,
     with_defaults,
     written,
 )

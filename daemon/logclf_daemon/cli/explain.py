@@ -11,7 +11,8 @@ from typing import Any
 
 import click
 
-from logclf_daemon.cli.options import base_config, cascade_options, config_option, log_to_stderr, overridden
+from logclf_daemon.cli.options import base_config, cascade_options, config_option, log_to_stderr
+from logclf_daemon.config import overridden
 
 
 @click.command()
@@ -38,7 +39,7 @@ def explain(
       logclf-daemon explain 'sshd[811]: Failed password for root from 10.0.0.9 port 22 ssh2'
     """
     from logclf_daemon.build import build_parts, cascade_of, close  # heavy: not needed for --help
-    from logclf_daemon.cli.csv import _state
+    from logclf_daemon.cli.csv import state_of
 
     log_to_stderr(logging.WARNING)
     config = overridden(
@@ -49,7 +50,7 @@ def explain(
         model=model,
         state_dir=state_dir,
     )
-    parts = build_parts(config, _state(config))
+    parts = build_parts(config, state_of(config))
     cascade = cascade_of(parts, patient=True)
     lines = (
         [line.encode("utf-8", "surrogateescape")]

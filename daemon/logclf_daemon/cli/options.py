@@ -12,7 +12,6 @@ from typing import Any, ClassVar, TypeVar
 import click
 
 from logclf_daemon.config import DEFAULT_PATH, Config, load_config
-from logclf_daemon.documents import Document, validated
 from logclf_daemon.events import LOGGER
 
 Command = TypeVar("Command", bound=Callable[..., Any])
@@ -54,33 +53,6 @@ def base_config(path: Path | None, *, flags_given: bool = False) -> Config:
 def config_file(path: Path | None, *, flags_given: bool = False) -> Path | None:
     """The file that is read: the one that is named, else without flags the default one if it exists."""
     return DEFAULT_PATH if path is None and not flags_given and DEFAULT_PATH.exists() else path
-
-
-def overridden(
-    config: Config,
-    *,
-    rules_paths: tuple[Path, ...] = (),
-    builtin_rules: bool | None = None,
-    llm: bool | None = None,
-    model: bool | None = None,
-    state_dir: Path | None = None,
-    sections: dict[str, Any] | None = None,
-) -> Config:
-    """The configuration with what the command line says instead."""
-    changes: dict[str, Any] = dict(sections or {})
-    if rules_paths or builtin_rules is not None:
-        changes["rules"] = {
-            "paths": list(rules_paths) or list(config.rules.paths),
-            "builtin": config.rules.builtin if builtin_rules is None else builtin_rules,
-        }
-    if llm is not None:
-        changes["llm"] = {**config.llm.model_dump(), "enabled": llm}
-    if model is not None:
-        changes["model"] = {**config.model.model_dump(), "enabled": model}
-    if state_dir is not None:
-        changes["state"] = {**config.state.model_dump(), "directory": state_dir}
-    parsed = validated(Config, Document("command line", changes))
-    return config.model_copy(update={name: getattr(parsed, name) for name in changes})
 
 
 def log_to_stderr(level: int) -> None:

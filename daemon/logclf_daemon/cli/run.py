@@ -9,8 +9,8 @@ from typing import Any
 
 import click
 
-from logclf_daemon.cli.options import base_config, cascade_options, config_option, log_to_stderr, overridden
-from logclf_daemon.config import Config, with_defaults
+from logclf_daemon.cli.options import base_config, cascade_options, config_option, log_to_stderr
+from logclf_daemon.config import Config, overridden, with_defaults
 
 
 @click.command()

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import click
 
-from logclf_daemon.cli.options import base_config, cascade_options, config_option, log_to_stderr, overridden
-from logclf_daemon.config import Config
+from logclf_daemon.cli.options import base_config, cascade_options, config_option, log_to_stderr
+from logclf_daemon.config import Config, overridden
 
 DEFAULT_LISTEN = "127.0.0.1:24280"
 
