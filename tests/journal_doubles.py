@@ -30,6 +30,8 @@ if "complaint" in order:
     print(order["complaint"], file=sys.stderr)
     sys.exit(order.get("code", 1))
 
+print(order.get("hint", ""), end="", file=sys.stderr)
+
 def entries():
     names = sorted(name for name in os.listdir(home) if name.endswith(".entry"))
     return [(name, open(home + "/" + name, "rb").read()) for name in names]
@@ -61,7 +63,7 @@ while True:
         done.add(name)
         sys.stdout.buffer.write(entry)
     sys.stdout.buffer.flush()
-    if "follow" not in options or order.get("ends"):
+    if "follow" not in options:
         break
     time.sleep(0.01)
     if os.getppid() == 1:
@@ -73,7 +75,7 @@ class JournalDouble:
     """Entries are files in a folder; `program` is a folder for PATH that holds the double.
 
     `orders` tells each coming run what befalls it: {"entries": n} dies in the middle of entry n, {"complaint": text}
-    fails at once, {"ends": true} does not follow.
+    fails at once, {"hint": text} says so and goes on.
     """
 
     def __init__(self, folder: Path) -> None:

@@ -337,6 +337,24 @@ def test_an_answer_to_an_older_question_stays_while_the_llm_is_away() -> None:
     asyncio.run(scenario())
 
 
+class Fallback(FixedStage):
+    """A memory of what the LLM said when another model was in force."""
+
+    def _verdict(self, text: str) -> Verdict | None:
+        verdict = super()._verdict(text)
+        return verdict and replace(verdict, fallback=True)
+
+
+def test_a_sure_model_comes_before_what_the_llm_said_when_another_was_unsure() -> None:
+    memory = Fallback({"strange": "System Notification", "odd": "Error"}, name="llm")
+    model = FixedStage({"strange": "Security Alert"})
+
+    assert verdicts(classify(cascade([], [memory, model]), [b"strange", b"odd"])) == [
+        ("Security Alert", "model"),
+        ("Error", "llm"),
+    ]
+
+
 def test_what_a_remembered_verdict_answered_is_counted() -> None:
     memory = FixedStage({"strange": "Error"}, name="llm")
     tested = cascade([rule("known")], [memory])

@@ -20,9 +20,9 @@ ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
 RULES_PAGE = (ROOT / "docs" / "rules.md").read_text()
 PAGES = [page for page in sorted((ROOT / "docs").glob("*.md")) if "```sh\n" in page.read_text()]
-# As they are written they would not end, take a port, need a running daemon or train for minutes: only whether there
+# As they are written they would not end, take a port, need a daemon or an LLM, or train for minutes: only whether there
 # are such commands and options is tried.
-LONG = {"run", "serve", "ctl", "fit", "default", "export", "convert"}
+LONG = {"run", "serve", "ctl", "llm", "fit", "default", "export", "convert"}
 MODULES = {"logclf-daemon": "logclf_daemon", "logclf-train": "logclf_training.cli"}
 
 
@@ -70,6 +70,15 @@ def test_the_commands_of_the_documents_run_in_their_order(page: Path, tmp_path: 
     assert found
     for command in found:
         run_command(command, tmp_path)
+
+
+def test_the_examples_of_the_page_on_python_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(ROOT)
+    examples = re.findall(r"```python\n(.*?)```", (ROOT / "docs" / "python.md").read_text(), re.DOTALL)
+
+    assert len(examples) == 2
+    for example in examples:
+        exec(compile(example, "docs/python.md", "exec"), {})
 
 
 def test_the_configuration_of_the_readme_is_valid() -> None:

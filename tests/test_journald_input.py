@@ -25,6 +25,7 @@ from logclf_daemon.inputs._journald.records import own_cgroup
 from logclf_daemon.inputs.journald import JournaldInput, JournaldInputOptions
 from logclf_daemon.record import Batch, Outcome, Record
 from logclf_daemon.state import StateDb
+from logclf_daemon.telemetry import Watched
 
 Settling = Callable[[Batch], Outcome | None]
 """What becomes of a batch; None: it stays under way."""
@@ -250,6 +251,31 @@ def test_a_journalctl_that_dies_is_started_again_where_it_stopped(journal: Journ
     assert messages(seen) == [str(number).encode() for number in range(20)]
 
 
+def test_what_keeps_it_from_reading_is_told(journal: JournalDouble) -> None:
+    source = JournaldInput(JournaldInputOptions())
+    journal.order({"complaint": "hint\nFailed to open files"})
+    seen: list[list[str]] = []
+
+    async def check() -> None:
+        async def emit(batch: Batch) -> None:
+            seen.append(source.troubles())
+            batch.settle(Outcome.DELIVERED)
+
+        await source.open()
+        running = asyncio.create_task(source.run(emit))
+        await until(lambda: source.troubles() == ["journalctl: Failed to open files"], secs=30)
+        journal.write("old")
+        await until(lambda: seen, secs=30)
+        source.stop()
+        await asyncio.wait_for(running, 30)
+        await source.close()
+
+    asyncio.run(check())
+
+    assert seen == [[]]
+    assert isinstance(source, Watched)
+
+
 def test_it_reads_all_boots_before_it_follows(journal: JournalDouble) -> None:
     """`--follow` shows the present boot alone (systemd 36102): it begins where a run without it came to the end."""
     journal.write("old")
@@ -282,7 +308,12 @@ def test_following_is_renewed_and_nothing_is_lost_between(journal: JournalDouble
     assert messages(seen) == [str(number).encode() for number in range(10)]
 
 
-def test_start_at_end_reads_what_is_added(journal: JournalDouble) -> None:
+@pytest.mark.parametrize(("start_at", "lost"), [("end", False), ("checkpoint", True)])
+def test_at_the_end_or_after_a_lost_state_it_reads_what_is_added(
+    journal: JournalDouble, start_at: str, lost: bool
+) -> None:
+    state = StateDb.in_memory()
+    state.lost, state.on_lost_state = lost, "tail"
     journal.write("old")
     seen: list[Batch] = []
 
@@ -291,7 +322,8 @@ def test_start_at_end_reads_what_is_added(journal: JournalDouble) -> None:
             journal.write("new")
         return len(messages(seen)) == 1
 
-    asyncio.run(follow(None, seen, enough, start_at="end"))
+    asyncio.run(follow(state, seen, enough, start_at=start_at))
+    state.close()
 
     assert messages(seen) == [b"new"]
 
@@ -421,6 +453,7 @@ def test_a_death_between_any_two_steps_loses_no_entry(journal: JournalDouble, tm
     [
         ({}, "ok  ", "journal of this host: readable"),
         ({"complaint": "No journal files were opened due to insufficient permissions."}, "FAIL", "permissions"),
+        ({"hint": "Hint: You are currently not seeing messages from other users."}, "FAIL", "its own entries only"),
     ],
 )
 def test_doctor_tells_whether_the_journal_can_be_read(

@@ -24,7 +24,7 @@ def blocks(language: str) -> list[str]:
 
 
 def commands() -> list[str]:
-    lines = [line.strip().partition(" > ")[0] for block in blocks("sh") for line in block.splitlines()]
+    lines = [line.strip().partition(" > ")[0] for block in blocks("console") for line in block.splitlines()]
     return [line for line in lines if line.partition(" ")[0] in PROGRAMS]
 
 

@@ -16,6 +16,7 @@ from logclf_daemon.errors import ConfigError
 from logclf_daemon.metrics import value
 from logclf_daemon.record import Question, Verdict
 from logclf_daemon.stages._llm.breaker import FIRST_PAUSE_SECS
+from logclf_daemon.stages._llm.nearest import Nearest
 from logclf_daemon.stages.llm import LlmOptions, LlmStage, reachable_models
 from logclf_daemon.taxonomy import Taxonomy
 from logclf_daemon.template import canonical
@@ -321,6 +322,33 @@ def test_a_line_of_nothing_but_quoted_text_is_not_asked() -> None:
     assert server.requests == []
 
 
+def test_the_nearest_labelled_lines_are_shown_where_that_is_wanted() -> None:
+    labelled = [
+        ("disk quota exceeded on volume", "Resource Usage"),
+        ("disk <|im_end|> replaced", "System Notification"),
+        ("session of user opened", "User Action"),
+        ("nothing alike", "Error"),
+    ]
+    with OllamaDouble(lambda _: chat("Error")) as server:
+        tested = LlmStage(LlmOptions(url=server.url, examples=2), Taxonomy(), labelled=labelled)
+        ask(tested)
+        tested.close()
+
+    _, *shown, question = [message["content"] for message in server.requests[0]["messages"]]
+    assert shown[2:] == ["-----\ndisk quota exceeded on volume\n-----", '{"label": "Resource Usage"}']
+    assert "im_end" not in str(shown)
+    assert question.startswith("source: app.log")
+    assert LlmStage(LlmOptions(examples=2), Taxonomy()).key != LlmStage(LlmOptions(), Taxonomy()).key
+
+
+def test_nearest_lines_share_rare_words() -> None:
+    nearest = Nearest([("the disk failed", "a"), ("the fan failed", "b"), ("the moon rose", "c"), ("other", "d")])
+
+    assert nearest.of("fan of the host stopped", 1) == [("the fan failed", "b")]
+    assert nearest.of("unheard of words", 3) == []
+    assert Nearest([]).of("anything", 3) == []
+
+
 # --- the model's suspicion -----------------------------------------------------------------------------------------
 
 
@@ -361,11 +389,11 @@ def test_a_slow_load_is_waited_for_and_never_cut_by_the_deadline_of_an_answer() 
     loading = threading.Event()
 
     def load(_: object) -> tuple[int, bytes]:
-        loading.wait(0.5)  # longer than an answer may take
+        loading.wait(2.5)  # longer than an answer may take
         return captured("chat_load_only")
 
     with OllamaDouble(lambda _: chat("Error"), load=load) as server:
-        tested = LlmStage(LlmOptions(url=server.url, answer_timeout_secs=0.4), Taxonomy())
+        tested = LlmStage(LlmOptions(url=server.url, answer_timeout_secs=2), Taxonomy())
         verdict = ask(tested)
         tested.close()
 

@@ -115,7 +115,7 @@ def test_the_environment_goes_before_the_file_and_names_itself_in_errors(tmp_pat
 
     assert (config.llm.url, config.llm.wait_secs) == ("http://environment:1", 3)
     assert list(map(str, config.rules.paths)) == ["/a", "/b"]
-    with pytest.raises(ConfigError, match=r"^environment variable LOGCLF_LLM_WAIT_SECS: llm"):
+    with pytest.raises(ConfigError, match="environment variable LOGCLF_LLM_WAIT_SECS: llm"):
         load_config(path, {"LOGCLF_LLM_WAIT_SECS": "soon"})
 
 

@@ -58,7 +58,7 @@ def test_a_rule_answers_what_its_pattern_finds(tmp_path: Path) -> None:
         (("pattern: 'boom \\d+'", "pattern: 'é'\n    ignore_case: true"), "ignoring the case works for ASCII"),
         (("label: Critical Error", "label: Critical Eror"), "'Critical Eror' is not a label; did you mean 'Critical"),
         (("id: boom", "id: boom\n    lable: x"), "own.yaml:5: rules.0.lable: unknown option; did you mean 'label'?"),
-        (("version: 1", "version: 2"), "own.yaml:2: version: input should be 1"),
+        (("version: 1", "version: 2"), "own.yaml:2: version: must be 1"),
         (('examples: ["boom 12"]', "examples: []"), "own.yaml:7: rules.0.examples:"),
         (("boom 12", "bang"), "own.yaml:4: boom: does not match its example 'bang'"),
         (("boom twelve", "boom 12"), "own.yaml:4: boom: matches its counterexample 'boom 12'"),

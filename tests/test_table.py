@@ -12,14 +12,16 @@ from hypothesis import strategies as st
 
 from doubles import FixedStage, cascade, rule
 from logclf_daemon.errors import BadInput
-from logclf_daemon.table import Summary, TableOptions, classify_table
+from logclf_daemon.table import Kind, Summary, TableOptions, classify_table
+from logclf_daemon.tables.delimited import DelimitedCodec
+from logclf_daemon.tables.rows import Block
 
 
-def convert(table: bytes, **options: object) -> tuple[bytes, Summary]:
+def convert(table: bytes, *, kind: Kind = "csv", **options: object) -> tuple[bytes, Summary]:
     writer = io.BytesIO()
     tested = cascade([rule("boom", "Critical Error", id="b")], [FixedStage({"disk": "Resource Usage"})])
     summary = asyncio.run(
-        classify_table(io.BytesIO(table), writer, tested, TableOptions(**options), name="in.csv")  # type: ignore[arg-type]
+        classify_table(io.BytesIO(table), writer, tested, TableOptions(**options), name="in.csv", kind=kind)  # type: ignore[arg-type]
     )
     tested.close()
     return writer.getvalue(), summary
@@ -125,3 +127,144 @@ def test_a_large_table_keeps_its_order() -> None:
 
     assert out.count(b"Critical Error") == summary.rows == 20_000
     assert [int(line.split(b",")[1].split()[1]) for line in out.splitlines()[1:]] == list(range(20_000))
+
+
+SPLIT = b"source,log_message,n\n"
+PIECES = ["a", "boom", " ", ",", '"', '""', "\n", "\r\n", ";", "\u00e9", "=1", "\t"]
+ragged = st.lists(st.sampled_from(PIECES), max_size=40).map("".join)
+rows_of_text = st.lists(
+    st.tuples(*[st.text(st.sampled_from('ab",;\n\r\u00e9 '), max_size=6)] * 3).map(tuple), max_size=12
+)
+
+
+def reference(table: bytes) -> bytes | None:
+    """The csv module over the whole table, one record after the other; None where a quote is never closed."""
+    lines = list(io.StringIO(table.decode("latin-1"), newline="\n"))
+    reader = csv.reader([*lines, "end"], skipinitialspace=True)
+    written: list[str] = []
+    start = 0
+    for cells in reader:
+        raw, start = "".join(lines[start : reader.line_num]), reader.line_num
+        if start > len(lines):
+            return (
+                "".join(written).encode("latin-1") if raw == "" else None
+            )  # else the line after the last is part of it
+        body = raw.rstrip("\r\n")
+        end = raw[len(body) :] or "\n"
+        if not cells:
+            written.append(raw)
+            continue
+        first = not written
+        label = "target_label" if first else "Critical Error" if "boom" in "".join(cells[1:2]) else "Unclassified"
+        written.append(body + "," * max(0, 3 - len(cells)) + "," + label + end)
+    return None
+
+
+@given(ragged, st.sampled_from([7, 31, 200, 1 << 20]))
+def test_any_bytes_give_what_the_csv_module_sees_whatever_the_blocks(text: str, block_bytes: int) -> None:
+    table = SPLIT + text.encode()
+    expected = reference(table)
+
+    if expected is None:
+        with pytest.raises(BadInput, match="never closed"):
+            convert(table, block_bytes=block_bytes)
+    else:
+        assert convert(table, block_bytes=block_bytes)[0] == expected
+
+
+@given(rows_of_text, st.sampled_from(["\n", "\r\n"]), st.booleans())
+def test_the_quick_way_gives_the_rows_of_the_slow_one(rows: list[tuple[str, str, str]], end: str, quote: bool) -> None:
+    text = io.StringIO()
+    csv.writer(text, quoting=csv.QUOTE_ALL if quote else csv.QUOTE_MINIMAL, lineterminator=end).writerows(rows)
+    block = Block(text.getvalue().encode(), 2)
+    codec = DelimitedCodec(TableOptions(), ",", ("source", "log_message", "n"), 0, 1, 2)
+
+    quick, slow = codec.parse(block), codec.parse_quoted(block)
+
+    ends = [quick.ends] * len(quick) if isinstance(quick.ends, bytes) else quick.ends
+    assert ends == ([slow.ends] * len(slow) if isinstance(slow.ends, bytes) else slow.ends)
+    assert list(quick.bodies) == list(slow.bodies)
+    assert [source.strip() for source in quick.sources] == list(slow.sources)
+    assert list(quick.messages) == list(slow.messages)
+    assert list(quick.lines) == list(slow.lines)
+    assert quick.times == slow.times
+    assert (quick.bad, quick.passed) == (slow.bad, slow.passed)
+
+
+def test_a_stray_quote_swallows_nothing() -> None:
+    out, _ = convert(b'source,log_message\na,5" boom\nb,ok\nc,say "hi" boom\n')
+
+    assert out.splitlines()[1:] == [
+        b'a,5" boom,Critical Error',
+        b"b,ok,Unclassified",
+        b'c,say "hi" boom,Critical Error',
+    ]
+
+
+def test_a_carriage_return_within_a_cell_stays() -> None:
+    out, summary = convert(b"source,log_message\na,10%\r boom\nb,x\n")
+
+    assert out == b"source,log_message,target_label\na,10%\r boom,Critical Error\nb,x,Unclassified\n"
+    assert summary.odd_rows == []
+
+
+def test_a_cell_may_be_larger_than_a_block() -> None:
+    long = b"x" * 200_000 + b" boom"
+
+    out, _ = convert(b'source,log_message\na,"' + long + b'\nmore"\nb,ok\n', block_bytes=1000)
+
+    assert out.endswith(b'more",Critical Error\nb,ok,Unclassified\n')
+
+
+@pytest.mark.parametrize(
+    ("bad_rows", "expected"),
+    [
+        ("keep", [b"a,boom,Critical Error", b"a,b,c,d,Unclassified", b"a,,Unclassified", b"b,ok,Unclassified"]),
+        ("drop", [b"a,boom,Critical Error", b"b,ok,Unclassified"]),
+        ("aside", [b"a,boom,Critical Error", b"b,ok,Unclassified"]),
+    ],
+)
+def test_rows_with_another_number_of_cells_are_kept_or_left_out(bad_rows: str, expected: list[bytes]) -> None:
+    out, summary = convert(b"source,log_message\na,boom\na,b,c,d\na\nb,ok\n", bad_rows=bad_rows)
+
+    assert out.splitlines()[1:] == expected
+    assert (summary.odd_rows, summary.odd_count) == ([3, 4], 2)
+
+
+def test_safe_cells_start_like_no_formula_and_others_stay() -> None:
+    table = b'source,log_message,=n\n=1+1,"-boom, =x",ok\na," @x ""=""", +3\na,b=c,007\n'
+
+    out, _ = convert(table, safe_cells=True)
+
+    assert out.splitlines() == [
+        b"source,log_message,'=n,target_label",
+        b"'=1+1,\"'-boom, =x\",ok,Critical Error",
+        b'a," @x ""=""", \'+3,Unclassified',
+        b"a,b=c,007,Unclassified",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("header", "hint"),
+    [
+        (b"app,log_message", "did you mean --source-column 'app'"),
+        (b"source,msg", "did you mean --message-column 'msg'"),
+        (b"Source,log_message", "did you mean --source-column 'Source'"),
+        (b"source,x", "name it with --message-column"),
+    ],
+)
+def test_a_missing_column_is_suggested(header: bytes, hint: str) -> None:
+    with pytest.raises(BadInput, match=hint):
+        convert(header + b"\n")
+
+
+def test_the_delimiter_is_the_one_that_shows_the_columns() -> None:
+    out, _ = convert(b"source;log_message;a,b,c,d,e\nx;boom;1\n")
+
+    assert out.endswith(b"x;boom;1;Critical Error\n")
+
+
+def test_one_byte_encodings_are_read_and_written_as_such() -> None:
+    out, _ = convert("source,log_message\ncaf\u00e9,boom \u00e9\n".encode("latin-1"), encoding="iso8859-1")
+
+    assert out.endswith("caf\u00e9,boom \u00e9,Critical Error\n".encode("latin-1"))

@@ -73,6 +73,22 @@ def test_the_same_model_with_other_weights_is_another_one(tmp_path: Path) -> Non
     memory.close()
 
 
+def test_what_the_llm_said_when_another_local_model_was_unsure_is_a_fallback(tmp_path: Path) -> None:
+    memory = VerdictMemory(tmp_path / "cache.db", "one")
+    memory.head = "older"
+    memory.remember(question("a"), ERROR)
+    memory.set("b", "app", "Error")
+    assert memory.classify([question("a")]) == [ERROR]
+
+    memory.head = "newer"
+
+    assert memory.classify([question("a"), question("b")]) == [
+        replace(ERROR, fallback=True),
+        Verdict("Error", 1.0, "llm"),
+    ]
+    memory.close()
+
+
 def test_a_label_that_is_none_any_more_is_no_answer_and_not_forgotten(tmp_path: Path) -> None:
     memory = VerdictMemory(tmp_path / "cache.db", "one")
     memory.set("a", "app", "Old Label")

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+from itertools import count
 
 from doubles import FixedStage, SlowStage, until
 from logclf_daemon.record import Question, Verdict
-from logclf_daemon.waiting import RETRY_SECS, WaitingRoom
+from logclf_daemon.waiting import PATIENCE_SECS, RETRY_SECS, WaitingRoom
 
 
 def question(text: str, source: str = "app") -> Question:
@@ -198,6 +199,61 @@ def test_the_stage_is_warmed_up_before_the_first_question() -> None:
         assert not isinstance(asked, Verdict)
         await asked
         assert stage.warm
+
+    asyncio.run(scenario())
+
+
+class Flaky(SlowStage):
+    """Answers, then is away for as long as the test says."""
+
+    def __init__(self) -> None:
+        super().__init__({"": "Error"})
+        self.go_on.set()
+        self.looked = 0
+
+    def unavailable(self) -> str | None:
+        self.looked += 1
+        return super().unavailable()
+
+
+def test_who_has_time_waits_out_a_failure_of_a_server_that_answered_before() -> None:
+    stage = Flaky()
+
+    async def scenario() -> None:
+        room = WaitingRoom(stage, wait_secs=None)
+        first = room.ask(question("a"), 1)
+        assert not isinstance(first, Verdict)
+        await first
+        stage.reason = "llm_unavailable"
+        later = [room.ask(question(text), 1) for text in "bc"]
+        before = stage.looked
+        await until(lambda: stage.looked > before + 2)
+        stage.reason = None
+        verdicts = await room.collect([(asked, 1) for asked in later if not isinstance(asked, Verdict)])
+
+        assert [verdict.label for verdict in verdicts] == ["Error", "Error"]
+
+    asyncio.run(scenario())
+
+
+def test_who_has_time_does_not_wait_for_ever_nor_for_a_server_that_never_answered() -> None:
+    stage, ticks = Flaky(), count(0, PATIENCE_SECS / 2)  # half of its patience passes with every look
+
+    async def scenario() -> None:
+        room = WaitingRoom(stage, wait_secs=None, clock=lambda: float(next(ticks)))
+        stage.reason = "llm_unavailable"
+        never = room.ask(question("a"), 1)
+        assert isinstance(never, Verdict)
+        stage.reason = None
+        asked = room.ask(question("a"), 1)
+        assert not isinstance(asked, Verdict)
+        await asked
+        stage.reason = "llm_unavailable"
+        later = [room.ask(question(text), 1) for text in "bc"]
+        verdicts = await room.collect([(asked, 1) for asked in later if not isinstance(asked, Verdict)])
+
+        assert [verdict.reason for verdict in verdicts] == ["llm_unavailable"] * 2
+        assert isinstance(room.ask(question("d"), 1), Verdict)
 
     asyncio.run(scenario())
 

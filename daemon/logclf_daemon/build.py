@@ -25,6 +25,7 @@ from logclf_daemon.stages.model import ModelStage
 from logclf_daemon.stages.rules import RuleSet, load_rules
 from logclf_daemon.stages.verdicts import FILE_NAME, VerdictMemory
 from logclf_daemon.state import StateDb
+from logclf_daemon.template import canonical
 from logclf_daemon.waiting import WaitingRoom
 
 
@@ -68,11 +69,14 @@ def build_parts(config: Config, state: Path | None, before: Parts | None = None)
     memory: VerdictMemory | None = None
     if config.llm.enabled is not False:
         same = before is not None and before.config.llm == config.llm and before.config.labels == config.labels
+        same = same and not config.llm.examples  # they are those of the rules
         if same and before is not None:
             llm, memory = before.llm, before.memory
         else:
-            llm = LlmStage(config.llm, taxonomy)
+            llm = LlmStage(config.llm, taxonomy, labelled=_labelled(rules) if config.llm.examples else ())
             memory = memory_of(config, llm, state) if state is not None else None
+    if memory is not None:
+        memory.head = model.digest[:16] if model is not None else ""
     return Parts(config, rules, model, memory, llm)
 
 
@@ -80,6 +84,11 @@ def _model(config: Config, before: Parts | None) -> ModelStage:
     """The model in use if its folder still holds the same files, else a new one."""
     model = before.model if before is not None and before.config.model == config.model else None
     return model if model is not None and model.unchanged() else ModelStage(config.model)
+
+
+def _labelled(rules: RuleSet) -> list[tuple[str, str]]:
+    """The examples of the rules as the LLM sees lines."""
+    return [(canonical(text.encode()), rule.options.label) for rule in rules.rules for text in rule.options.examples]
 
 
 def memory_of(config: Config, llm: LlmStage, state: Path) -> VerdictMemory | None:

@@ -233,8 +233,9 @@ class Generation:
                 break
             for at, verdict in zip(still, ask_stage(stage, [questions[at] for at in still]), strict=True):
                 if verdict is not None:
-                    answers[at] = verdict
-            still = [at for at in still if answers[at].abstained]
+                    kept = answers[at].fallback and verdict.abstained
+                    answers[at] = replace(answers[at], guess=verdict.guess) if kept else verdict
+            still = [at for at in still if answers[at].abstained or answers[at].fallback]
         return answers
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from difflib import get_close_matches
@@ -101,6 +102,8 @@ class _Walk:
         seen: dict[str, int] = {}
         for name_node, value_node in node.value:
             line = name_node.start_mark.line + 1
+            if not isinstance(name_node, yaml.ScalarNode):
+                raise ConfigError(f"{self._name}:{line}: a key must be plain text")
             name = str(name_node.value)
             if name in seen:
                 raise ConfigError(f"{self._name}:{line}: {name}: given twice, first in line {seen[name]}")
@@ -121,10 +124,15 @@ def validated(model: type[Model], document: Document) -> Model:
 
 
 def _mistakes(model: type[BaseModel], document: Document, errors: list[ErrorDetails]) -> Iterator[str]:
+    found: dict[Place, list[str]] = {}  # an option that may be of several kinds has a complaint for each
     for error in errors:
         place = _in_document(error["loc"], {} if document.data is None else document.data)
+        found.setdefault(place, []).append(_words(model, error))
+    for place, complaints in found.items():
         key = ".".join(str(part) for part in place) or "the file"
-        yield f"{document.where(place)}: {key}: {_words(model, error)}"
+        what, *others = dict.fromkeys(complaints)
+        alternatives = "".join(f", or {other.removeprefix('must be ')}" for other in others)
+        yield f"{document.where(place)}: {key}: {what}{alternatives}"
 
 
 def _in_document(place: Place, data: Any) -> Place:
@@ -149,13 +157,45 @@ def _words(model: type[BaseModel], error: ErrorDetails) -> str:
         return "missing"
     if kind in {"tuple_type", "list_type"}:
         return "must be a list, as in [one, two]"
-    if kind in {"model_type", "dict_type"}:
-        return "must hold keys and values"
     if kind in {"union_tag_invalid", "union_tag_not_found"}:
-        context = error.get("ctx", {})
-        return f"'type' must be one of {context.get('expected_tags', 'the known types')}"
+        return _tag_words(_known_tags(model, error["loc"]), str(error.get("ctx", {}).get("tag", "")))
+    if kind == "literal_error":
+        expected = str(error.get("ctx", {}).get("expected", ""))
+        close = get_close_matches(str(error["input"]), re.findall(r"'([^']*)'", expected), n=1)
+        return f"must be {expected}" + (f"; did you mean {close[0]!r}?" if close else "")
+    if (words := _KINDS.get(kind)) is not None:
+        return words
     message = error["msg"].removeprefix("Value error, ").removeprefix("Assertion failed, ")
+    message = re.sub("^Input should be ", "must be ", message)
     return message[:1].lower() + message[1:]
+
+
+_KINDS = {
+    "model_type": "must hold keys and values",
+    "model_attributes_type": "must hold keys and values",
+    "dict_type": "must hold keys and values",
+    "string_type": "must be text; put it in quotes",
+    "path_type": "must be a path",
+    "bool_parsing": "must be true or false",
+    "bool_type": "must be true or false",
+    "float_parsing": "must be a number",
+    "float_type": "must be a number",
+    "int_parsing": "must be a whole number",
+    "int_type": "must be a whole number",
+    "int_from_float": "must be a whole number",
+}
+
+
+def _tag_words(tags: list[str], given: str) -> str:
+    close = get_close_matches(given, tags, n=1)
+    return f"'type' must be one of {', '.join(tags)}" + (f"; did you mean {close[0]!r}?" if close else "")
+
+
+def _known_tags(model: type[BaseModel], place: Place) -> list[str]:
+    """What `type` may be in the items of the list at `place`."""
+    field = next((part for part in reversed(place) if isinstance(part, str) and part in model.model_fields), None)
+    items = _models_in(model.model_fields[field].annotation) if field is not None else []
+    return [str(tag) for item in items for tag in get_args(item.model_fields["type"].annotation)]
 
 
 def _known_names(model: type[BaseModel], place: Place) -> list[str]:

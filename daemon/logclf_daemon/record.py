@@ -45,8 +45,8 @@ AnyRecord = Record | SealedRecord
 class Verdict:
     """What a stage says of a line: a label of the taxonomy, or `Unclassified` with the reason why.
 
-    A `provisional` one counts until the LLM, asked again in the background, says something else. `guess` is what an
-    abstaining stage leans to.
+    A `provisional` one counts until the LLM, asked again in the background, says something else; a `fallback` one where
+    no later stage is sure. `guess` is what an abstaining stage leans to.
     """
 
     label: str
@@ -55,6 +55,7 @@ class Verdict:
     rule: str | None = None
     reason: str | None = None
     provisional: bool = False
+    fallback: bool = False
     guess: str | None = None
 
     @property

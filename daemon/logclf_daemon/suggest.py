@@ -22,6 +22,7 @@ from logclf_daemon.template import spell_kept
 LEAST_WORDS, LEAST_LETTERS = 2, 12  # of a pattern: fewer match what nobody meant
 COUNTEREXAMPLES = 2
 PRIORITY = 50  # below rules that people wrote
+_COMMON = 2000  # a word of more lines tells nothing of what they mean
 
 _WORD = re.compile(r"[^\W_](?:[\w.@/+-]*[^\W_])?")
 _PLACEHOLDER = re.compile(r"<[\w-]{2,12}>")
@@ -162,16 +163,33 @@ def _tried(drafts: Sequence[Suggestion], known: Sequence[tuple[str, str]]) -> tu
     for line, label in known:
         wrong |= {rule.id for rule in tried.matches(line.encode()) if rule.options.label != label}
     kept = [draft for draft in drafts if draft.rule.id not in wrong]
-    return [_with_counterexamples(draft, known) for draft in kept], len(drafts) - len(kept)
+    alike = _Alike(known)
+    return [_with_counterexamples(draft, alike) for draft in kept], len(drafts) - len(kept)
 
 
-def _with_counterexamples(draft: Suggestion, known: Sequence[tuple[str, str]]) -> Suggestion:
+class _Alike:
+    """Finds the lines that share most words with another, by their rarer words."""
+
+    def __init__(self, lines: Sequence[tuple[str, str]]) -> None:
+        self._lines = lines
+        self._with_word: dict[str, list[int]] = defaultdict(list)
+        for at, (line, _) in enumerate(lines):
+            for word in set(_WORD.findall(line)):
+                self._with_word[word].append(at)
+
+    def of(self, line: str, label: str) -> list[str]:
+        """Those with another label that share two words or more, the nearest first."""
+        common: Counter[int] = Counter()
+        for word in set(_WORD.findall(line)):
+            places = self._with_word.get(word, ())
+            if len(places) <= _COMMON:
+                common.update(places)
+        order = sorted(common, key=lambda at: (-common[at], at))
+        return list(dict.fromkeys(self._lines[at][0] for at in order if common[at] > 1 and self._lines[at][1] != label))
+
+
+def _with_counterexamples(draft: Suggestion, alike: _Alike) -> Suggestion:
     """The lines with another label that are most like it, where there are any: they must never match."""
-    words = set(_WORD.findall(draft.rule.examples[0]))
-    alike: dict[str, int] = {}
-    for line, label in known:
-        if label != draft.rule.label and (common := len(words & set(_WORD.findall(line)))) > 1:
-            alike[line] = common
-    nearest = sorted(alike, key=lambda line: -alike[line])[:COUNTEREXAMPLES]
+    nearest = alike.of(draft.rule.examples[0], draft.rule.label)[:COUNTEREXAMPLES]
     rule = draft.rule.model_copy(update={"counterexamples": tuple(nearest)})
     return Suggestion(rule, draft.hits, draft.said)

@@ -59,3 +59,9 @@ def one_for_each_question(db: sqlite_utils.Database) -> None:
     # Counts what people changed: a running daemon looks at it.
     db.execute("CREATE TABLE changes (number INTEGER NOT NULL)")
     db.execute("INSERT INTO changes VALUES (0)")
+
+
+@migrations()
+def the_model_that_was_unsure(db: sqlite_utils.Database) -> None:
+    """The digest of the local model in force when the LLM was asked."""
+    db.execute("ALTER TABLE verdicts ADD COLUMN head TEXT NOT NULL DEFAULT ''")

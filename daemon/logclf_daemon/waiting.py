@@ -7,6 +7,7 @@ the next such line is answered. Sources take turns: one that floods the queue ho
 from __future__ import annotations
 
 import asyncio
+import threading
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
@@ -21,6 +22,7 @@ from logclf_daemon.record import Question, Verdict, abstention
 # A template the LLM could not label is asked again after a minute, then after two, …
 RETRY_SECS, LONGEST_RETRY_SECS = 60.0, 6 * 3600.0
 MAX_REMEMBERED_FAILURES = 4096
+PATIENCE_SECS, LOOK_SECS = 120.0, 0.25  # where records wait as long as it takes, for a server that answered before
 
 
 class SlowStage(Stage, Protocol):
@@ -120,6 +122,8 @@ class WaitingRoom:
         self._queue = _Queue()
         self._running = 0
         self._closed = False
+        self._over = threading.Event()
+        self._worked = False
         self._failed: dict[tuple[str, str], tuple[float, float, str]] = {}
         self._executor = LooseThreads(concurrency, "llm")
         self.waiting = 0
@@ -147,7 +151,7 @@ class WaitingRoom:
         key = (question.template, question.source)
         flight = self._flights.get(key)
         if flight is None:
-            reason = self._unavailable() or self._failed_lately(key) or self._refused(question)
+            reason = self._no_use_asking() or self._failed_lately(key) or self._refused(question)
             if reason is not None:
                 return abstention(reason)
             flight = self._start(key, question, wanted=records > 0)
@@ -158,9 +162,17 @@ class WaitingRoom:
         self.waiting += records
         return flight.future
 
+    @property
+    def _patient(self) -> bool:
+        return self._wait_secs is None
+
+    def _no_use_asking(self) -> str | None:
+        reason = self._unavailable()
+        return None if self._patient and self._worked else reason
+
     def _unavailable(self) -> str | None:
         reason = self.stage.unavailable()
-        return None if reason == "llm_busy" and self._wait_secs is None else reason
+        return None if reason == "llm_busy" and self._patient else reason
 
     def _failed_lately(self, key: tuple[str, str]) -> str | None:
         until, _, reason = self._failed.get(key, (0.0, 0.0, ""))
@@ -189,13 +201,22 @@ class WaitingRoom:
     def _next(self) -> None:
         while not self._closed and self._running < self._concurrency and (flight := self._queue.take()) is not None:
             self._running += 1
-            asked = asyncio.get_running_loop().run_in_executor(self._executor, self._answer, flight.question)
+            answer = self._patiently if self._patient else self._answer
+            asked = asyncio.get_running_loop().run_in_executor(self._executor, answer, flight.question)
             asked.add_done_callback(lambda done, flight=flight: self._answered(flight, done))  # type: ignore[misc]
 
     def _answered(self, flight: _Flight, done: asyncio.Future[Verdict]) -> None:
         self._running -= 1
         self._land(flight, abstention("llm_unavailable") if done.cancelled() else done.result())
         self._next()
+
+    def _patiently(self, question: Question) -> Verdict:
+        """As `_answer`; a server that answered before may go away for a while, once: its failure is waited out."""
+        ends = self._clock() + PATIENCE_SECS
+        while (verdict := self._answer(question)).reason == "llm_unavailable" and self._worked:
+            if self._clock() >= ends or self._over.wait(LOOK_SECS):
+                self._worked = False
+        return verdict
 
     def _answer(self, question: Question) -> Verdict:
         """In a worker thread. Never raises: a stage cannot lose a record."""
@@ -211,15 +232,20 @@ class WaitingRoom:
             emit(Bug(where=f"stage {self.stage.name}", error=repr(error)))
             return abstention("stage_failed")
         verdict = verdict or abstention("low_confidence")
+        self._worked = self._worked or not verdict.abstained
         if self._remember is not None and not verdict.abstained:
             self._remember(question, verdict)
         return verdict
 
     def _land(self, flight: _Flight, verdict: Verdict) -> None:
         key = (flight.question.template, flight.question.source)
-        self._flights.pop(key, None)
         if not flight.future.done():
             flight.future.set_result(verdict)
+        if verdict.abstained:
+            self._flights.pop(key, None)
+        else:
+            # After those who asked were told: a line that comes in between must find the answer in one of both places.
+            flight.future.get_loop().call_soon(self._flights.pop, key, None)
         # What is not the template's fault may be asked again at once: the stage itself says when.
         if verdict.abstained and verdict.reason not in ("llm_unavailable", "llm_busy"):
             self._failed_now(key, verdict.reason or "stage_failed")
@@ -247,6 +273,7 @@ class WaitingRoom:
     def close(self) -> None:
         """Drop the queue; a question under way is abandoned with its thread."""
         self._closed = True
+        self._over.set()
         while (flight := self._queue.take()) is not None:
             if not flight.future.get_loop().is_closed():
                 flight.future.cancel()

@@ -33,7 +33,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from ollama_double import OllamaDouble, Script, chat
 
-PROGRAMS, KNOWN_PROGRAMS = 12, 20
+PROGRAMS, KNOWN_PROGRAMS = 5, 8
 LINES = 100_000  # a day
 NEW_EACH_DAY = 0.03  # of the templates
 WRONG, UNSURE = 1 / 12, 1 / 4  # of the LLM's answers

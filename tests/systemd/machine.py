@@ -205,6 +205,8 @@ class Machine:
         script = f"#!{PREFIX}/bin/python\nimport sys\nfrom logclf_daemon.cli import main\nsys.exit(main())\n"
         (prefix / "bin" / "logclf-daemon").write_text(script)
         (prefix / "bin" / "logclf-daemon").chmod(0o755)
+        # As pip does: the service may not write byte code itself.
+        subprocess.run([python, "-m", "compileall", "-q", "-s", str(self.root), str(packages)], check=False)
         if version is not None:
             init = packages / "logclf_daemon" / "__init__.py"
             init.write_text(f'{init.read_text()}\n__version__ = "{version}"\n')

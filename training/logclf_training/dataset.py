@@ -50,6 +50,14 @@ def from_corpus(programs: Iterable[Program], count: int, seed: int) -> tuple[lis
     return without_contradictions(examples)
 
 
+def fingerprint(examples: Sequence[Example]) -> dict[str, object]:
+    """What names the very texts that a model learned from: it changes with corpus, generator and template."""
+    digest = hashlib.sha256()
+    for example in examples:
+        digest.update(f"{example.label}\t{example.text}\n".encode("utf-8", "surrogatepass"))
+    return {"count": len(examples), "sha256": digest.hexdigest()}
+
+
 def without_contradictions(examples: Sequence[Example]) -> tuple[list[Example], list[Contradiction]]:
     """The examples whose text has one label, and what was left out."""
     by_text: dict[str, list[Example]] = defaultdict(list)

@@ -51,7 +51,7 @@ def build(folder: Path, rows: Path | None, rows_name: str, say: Say, made_by: Re
     if measured_rows:
         known = [row for row in measured_rows if row.label in LABELS]
         measured[rows_name] = trained.quality(Data.of(known, LABELS))
-    made_from = recipe.provenance(made_by, folder)
+    made_from = {**recipe.provenance(made_by, folder), "examples": dataset.fingerprint(examples)}
     story = card.Story(
         name=NAME,
         summary=_SUMMARY.format(numbers="int8" if made_by.quantised else "fp32"),

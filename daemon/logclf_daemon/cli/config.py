@@ -25,6 +25,7 @@ from logclf_daemon.documents import Place
 from logclf_daemon.effective import Setting, settings
 from logclf_daemon.registry import INPUTS, OUTPUTS
 from logclf_daemon.resources import cache_directory, folder
+from logclf_daemon.stages.model import ModelStage
 from logclf_daemon.stages.rules import load_rules
 
 # The options of `run` that stand for options of the configuration.
@@ -51,7 +52,7 @@ def config() -> None:
 @config.command()
 @click.argument("path", required=False, type=click.Path(path_type=Path))
 def check(path: Path | None) -> None:
-    """Validate PATH (default: /etc/logclf/config.yaml) and the rules it names. Exit 78 if it is wrong.
+    """Validate PATH (default: /etc/logclf/config.yaml), the rules and the model it names. Exit 78 if it is wrong.
 
     \b
     Example:
@@ -64,6 +65,8 @@ def check(path: Path | None) -> None:
             kind = kinds[option.type]  # type: ignore[attr-defined]  # every member of the union has it
             if "state" not in kind.needs:
                 kind.create(option, f"{option.type}.{at}", {})  # type: ignore[attr-defined]
+    if checked.model.enabled:
+        ModelStage(checked.model)
     rules = load_rules(checked.rules, checked.taxonomy, folder("rules"), cache_directory())
     click.echo(f"ok: {path}: {len(checked.inputs)} inputs, {len(checked.outputs)} outputs, {len(rules)} rules")
     for name, meant in misspelt_variables().items():

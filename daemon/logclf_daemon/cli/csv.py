@@ -2,27 +2,21 @@
 
 from __future__ import annotations
 
-import asyncio
-import bz2
-import contextlib
-import gzip
 import logging
-import lzma
-import os
-import sys
-import tempfile
-from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, BinaryIO, cast
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from logclf_daemon.cli.options import base_config, cascade_options, config_option, log_to_stderr, overridden
-from logclf_daemon.config import state_directory
+from logclf_daemon.config import Config, state_directory
 from logclf_daemon.errors import BadInput, ConfigError
-from logclf_daemon.table import Summary, TableOptions, classify_table
 
-_OPENERS: dict[str, Callable[..., object]] = {".gz": gzip.open, ".xz": lzma.open, ".bz2": bz2.open}
+if TYPE_CHECKING:
+    from logclf_daemon.cli.csv_run import Order
+    from logclf_daemon.table import Summary
+
+_KINDS = click.Choice(["csv", "jsonl", "log", "parquet"])
 
 
 @click.command("csv")
@@ -31,8 +25,25 @@ _OPENERS: dict[str, Callable[..., object]] = {".gz": gzip.open, ".xz": lzma.open
 @click.option("--source-column", default="source", show_default=True)
 @click.option("--message-column", default="log_message", show_default=True)
 @click.option("--label-column", default="target_label", show_default=True)
-@click.option("--delimiter", metavar="CHAR", help="Default: found in the header.")
+@click.option("--delimiter", metavar="CHAR", help="Default: found in the header. `tab` is a tab.")
+@click.option("--encoding", default="utf-8", show_default=True, help="utf-8, utf-16, latin-1 and the like.")
+@click.option("--input-format", "kind", type=_KINDS, help="Default: by the name of INPUT.")
+@click.option("--output-format", "into", type=_KINDS, help="Default: by the name of OUT.")
 @click.option("--explain", is_flag=True, help="Add confidence, stage and rule.")
+@click.option(
+    "--bad-rows",
+    default="keep",
+    show_default=True,
+    metavar="keep|drop|FILE",
+    help="Rows with another number of cells: label them all the same, leave them out, or send them to FILE.",
+)
+@click.option(
+    "--safe-cells", is_flag=True, help="Put ' before each cell that a spreadsheet would take for a formula (CSV)."
+)
+@click.option("-j", "--jobs", type=click.IntRange(1, 64), default=1, show_default=True, help="Processes.")
+@click.option("--resume", is_flag=True, help="Keep a journal beside OUT; go on where an interrupted run stopped.")
+@click.option("--report", type=click.Path(path_type=Path, dir_okay=False), help="Write a page with plots (HTML).")
+@click.option("--time-column", metavar="NAME", help="For the report. Default: found by its name.")
 @click.option(
     "--llm-budget", type=click.IntRange(0), metavar="N", help="Ask the LLM at most N times; answers are kept."
 )
@@ -41,28 +52,25 @@ _OPENERS: dict[str, Callable[..., object]] = {".gz": gzip.open, ".xz": lzma.open
 def csv_command(
     source: str,
     target: str,
-    source_column: str,
-    message_column: str,
-    label_column: str,
-    delimiter: str | None,
-    explain: bool,
-    llm_budget: int | None,
     config_path: Path | None,
     rules_paths: tuple[Path, ...],
     builtin_rules: bool | None,
     llm: bool | None,
     model: bool | None,
     state_dir: Path | None,
+    **given: Any,
 ) -> None:
-    """Add the column target_label to a CSV with the columns source and log_message.
+    """Add the column target_label to a table with the columns source and log_message.
 
-    INPUT is a file (.gz, .xz, .bz2, .zst by name) or - for standard input. Other cells stay as they are.
+    INPUT is a CSV, JSON lines (.jsonl), Parquet (.parquet) or plain lines (.log), packed or not (.gz, .xz, .bz2, .zst),
+    or - for standard input. Other cells stay as they are.
 
     \b
-    Example:
+    Examples:
       logclf-daemon csv logs.csv -o labelled.csv
+      logclf-daemon csv huge.csv.gz -o labelled.csv.gz --jobs 4 --resume --report report.html
     """
-    from logclf_daemon.build import build_parts, cascade_of, close  # heavy: not needed for --help
+    from logclf_daemon.cli.csv_run import labelled  # heavy: not needed for --help
 
     log_to_stderr(logging.WARNING)
     config = overridden(
@@ -73,107 +81,104 @@ def csv_command(
         model=model,
         state_dir=state_dir,
     )
-    options = TableOptions(source_column, message_column, label_column, explain, delimiter)
-    with _reading(source) as reader, _writing(target) as writer:
-        parts = build_parts(config, _state(config))
-        cascade = cascade_of(parts, patient=True, budget=llm_budget)
-        try:
-            with _progress(source) as progress:
-                name = source if source != "-" else "standard input"
-                summary = asyncio.run(classify_table(reader, writer, cascade, options, name=name, progress=progress))
-        finally:
-            close(cascade, parts)
-    _report(summary)
+    order = _order(source, target, given)
+    _tell(labelled(order, config, state_of(config)), order)
 
 
-def _state(config: object) -> Path | None:
+def state_of(config: Config) -> Path | None:
     """Where LLM verdicts are remembered; nowhere if there is no place to write."""
     try:
-        return state_directory(config.state)  # type: ignore[attr-defined]
+        return state_directory(config.state)
     except ConfigError:
         return None
 
 
-@contextlib.contextmanager
-def _reading(source: str) -> Iterator[BinaryIO]:
-    if source == "-":
-        yield sys.stdin.buffer
-        return
-    path = Path(source)
-    try:
-        stream = _opened(path, "rb")
-    except OSError as error:
-        raise BadInput(f"{source}: cannot be read: {error.strerror or error}") from error
-    try:
-        with stream as reader:
-            yield reader
-    except (gzip.BadGzipFile, lzma.LZMAError, EOFError, IsADirectoryError) as error:
-        raise BadInput(f"{source}: cannot be unpacked: {error}; is the file complete?") from error
+def _order(source: str, target: str, given: dict[str, Any]) -> Order:
+    from logclf_daemon.cli.csv_run import Order
+    from logclf_daemon.table import TableOptions, kind_of
+    from logclf_daemon.tables.encodings import checked
+
+    kind = given["kind"] or kind_of(source)
+    into = given["into"] or (kind if target == "-" else kind_of(target))
+    bad_rows = given["bad_rows"]
+    aside = bad_rows if bad_rows not in ("keep", "drop") else None
+    options = TableOptions(
+        given["source_column"],
+        given["message_column"],
+        given["label_column"],
+        given["explain"],
+        _delimiter(given["delimiter"]),
+        checked(given["encoding"]),
+        "aside" if aside else bad_rows,
+        given["safe_cells"],
+        given["time_column"],
+        details=given["report"] is not None,
+    )
+    order = Order(
+        source,
+        target,
+        kind,
+        into,
+        options,
+        aside,
+        given["jobs"],
+        given["resume"],
+        given["report"],
+        given["llm_budget"],
+    )
+    _refuse(order)
+    return order
 
 
-def _opened(path: Path, mode: str) -> BinaryIO:
-    if path.suffix == ".zst":
-        return _zstd(path, mode)
-    return cast("BinaryIO", _OPENERS.get(path.suffix, open)(path, mode))
+def _delimiter(text: str | None) -> str | None:
+    character = {"tab": "\t", "\\t": "\t"}.get(text or "", text)
+    if character is not None and (len(character) != 1 or not character.isascii() or character in '"\r\n'):
+        raise click.BadParameter("one ASCII character, no quote and no line end", param_hint="--delimiter")
+    return character
 
 
-def _zstd(path: Path, mode: str) -> BinaryIO:
-    try:
-        import zstandard
-    except ImportError as error:
-        raise BadInput(f"{path}: .zst needs one more package: pip install zstandard") from error
-    return cast("BinaryIO", zstandard.open(path, mode))
+def _refuse(order: Order) -> None:
+    """Options that do not go together."""
+    unresumable = "-" in (order.source, order.target) or "parquet" in (order.kind, order.into)
+    if order.resume and unresumable:
+        raise click.UsageError("--resume needs files for INPUT and -o OUT, and not Parquet, which is one piece.")
+    if order.options.safe_cells and order.into != "csv":
+        raise click.UsageError("--safe-cells is for CSV: nothing else is opened by a spreadsheet as formulas.")
+    if order.kind == "parquet" and order.source == "-":
+        raise click.UsageError("Parquet cannot be read from standard input: its index is at the end of the file.")
+    if order.options.encoding != "utf-8" and "parquet" in (order.kind, order.into):
+        raise click.UsageError("--encoding: Parquet is UTF-8.")
+    if order.options.encoding != "utf-8" and (order.kind != order.into or order.kind == "jsonl"):
+        raise click.UsageError("--encoding: only where a CSV or a log stays what it is.")
+    if order.resume and Path(order.target).exists() and not Path(order.target).is_file():
+        raise click.UsageError("--resume needs a file for -o OUT.")
+    if order.source != "-" and order.target != "-" and Path(order.source).resolve() == Path(order.target).resolve():
+        raise click.UsageError("OUT is INPUT; choose another name.")
 
 
-@contextlib.contextmanager
-def _writing(target: str) -> Iterator[BinaryIO]:
-    """A file appears under its name when it is complete: an interrupted run leaves none behind."""
-    if target == "-":
-        yield sys.stdout.buffer
-        sys.stdout.buffer.flush()
-        return
-    path = Path(target)
-    try:
-        handle, unfinished = tempfile.mkstemp(prefix=f".{path.name}.", suffix=path.suffix, dir=path.parent)
-        os.close(handle)
-    except OSError as error:
-        raise BadInput(f"{target}: cannot be written: {error.strerror}") from error
-    try:
-        with _opened(Path(unfinished), "wb") as writer:
-            yield writer
-        umask = os.umask(0)
-        os.umask(umask)
-        Path(unfinished).chmod(0o666 & ~umask)
-        Path(unfinished).replace(path)
-    finally:
-        Path(unfinished).unlink(missing_ok=True)
-
-
-@contextlib.contextmanager
-def _progress(source: str) -> Iterator[Callable[[int, int], None] | None]:
-    """A bar on a terminal; nothing elsewhere."""
-    if not sys.stderr.isatty():
-        yield None
-        return
-    size = Path(source).stat().st_size if source != "-" and Path(source).suffix not in {*_OPENERS, ".zst"} else 0
-    bar: Any
-    with click.progressbar(length=size or None, label="classifying", file=sys.stderr) as bar:
-        seen = 0
-
-        def tell(_rows: int, done: int) -> None:
-            nonlocal seen
-            bar.update(done - seen)
-            seen = done
-
-        yield tell
-
-
-def _report(summary: Summary) -> None:
+def _tell(summary: Summary, order: Order) -> None:
     click.echo(f"{summary.rows} rows, {summary.unclassified} unclassified", err=True)
     for title, counts in (("label", summary.labels), ("stage", summary.stages)):
         for name, count in counts.most_common():
             click.echo(f"  {title} {name:<22} {count:>9}  {count / max(summary.rows, 1):6.1%}", err=True)
-    if summary.odd_rows:
+    if summary.odd_count:
         lines = ", ".join(map(str, summary.odd_rows[:5]))
-        more = f" and {len(summary.odd_rows) - 5} more" if len(summary.odd_rows) > 5 else ""
-        click.echo(f"note: another number of cells than the header in line {lines}{more}; kept as they are", err=True)
+        more = f" and {summary.odd_count - 5} more" if summary.odd_count > 5 else ""
+        click.echo(f"  {_what_is_bad(order)}: line {lines}{more}; {_what_became(order)}", err=True)
+    if order.report is not None:
+        from logclf_daemon.tables.report import page
+
+        try:
+            order.report.write_text(page(f"Labels of {Path(order.name).name}", summary), encoding="utf-8")
+        except OSError as error:
+            raise BadInput(f"{order.report}: cannot be written: {error.strerror}") from error
+
+
+def _what_is_bad(order: Order) -> str:
+    return "no JSON object" if order.kind == "jsonl" else "another number of cells than the header"
+
+
+def _what_became(order: Order) -> str:
+    if order.aside:
+        return f"sent to {order.aside}"
+    return "left out" if order.options.bad_rows == "drop" else "kept"

@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+import ctypes
+import errno
 import glob as globbing
+import grp
 import os
 import socket
+import stat
+import subprocess
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -15,8 +21,13 @@ import click
 
 from logclf_daemon.cli.options import base_config, config_option
 from logclf_daemon.config import Config, state_directory, with_defaults
+from logclf_daemon.control import ask, socket_path, system_socket
 from logclf_daemon.errors import ConfigError, LogclfError
+from logclf_daemon.installation import SERVICE, Host
 from logclf_daemon.resources import cache_directory, folder
+
+READERS = "adm"  # SupplementaryGroups= of the unit
+TIME_ERROR = 5
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +61,7 @@ def doctor(config_path: Path | None, tail: tuple[str, ...]) -> None:
 
 def _checks(config: Config, tail: tuple[str, ...]) -> list[Callable[[], Iterator[Finding]]]:
     return [
+        _service,
         lambda: _files(config, tail),
         lambda: _journals(config),
         lambda: _ports(config),
@@ -65,13 +77,15 @@ def _files(config: Config, tail: tuple[str, ...]) -> Iterator[Finding]:
     patterns = list(tail) + [path for options in config.inputs for path in getattr(options, "paths", ())]
     for pattern in patterns:
         paths = [Path(path) for path in globbing.glob(str(pattern), recursive=True)]  # noqa: PTH207  # absolute patterns
-        closed = [path for path in paths if path.is_file() and not os.access(path, os.R_OK)]
+        closed = [path for path in paths if path.is_file() and not _readable(path)]
         if not paths:
             yield Finding(
                 "warn", f"files {pattern}: none there now", "they are picked up when they appear; is the path right?"
             )
         elif closed:
-            todo = "add the daemon's user to the group that may read them (Debian: adm)"
+            todo = (
+                f"let group {READERS} read it: chgrp {READERS} FILE && chmod g+r FILE, or setfacl -m g:{READERS}:r FILE"
+            )
             yield Finding(
                 "fail", f"files {pattern}: {len(closed)} of {len(paths)} cannot be read, such as {closed[0]}", todo
             )
@@ -95,6 +109,43 @@ def _journals(config: Config) -> Iterator[Finding]:
             )
 
 
+def _service() -> Iterator[Finding]:
+    """Whether systemd runs it, where it is installed as a service."""
+    if not Path("/run/systemd/system").is_dir() or not _installed():
+        return
+    show = ("systemctl", "show", "-P", "ActiveState", SERVICE)
+    state = subprocess.run(show, capture_output=True, text=True, check=False).stdout.strip()
+    if state == "active":
+        yield Finding("ok", "service: active")
+    else:
+        yield Finding("warn", f"service: {state}", f"journalctl -u {SERVICE} -n 20; systemctl start {SERVICE}")
+
+
+def _installed() -> bool:
+    return (Path("/etc/systemd/system") / SERVICE).exists() or Host().packaged is not None
+
+
+def _readable(path: Path) -> bool:
+    """Whether the daemon may read it: as this user or, where root asks for the service, as that."""
+    if os.geteuid() != 0 or not _installed():
+        return os.access(path, os.R_OK)
+    status = path.stat()
+    if status.st_mode & stat.S_IROTH or "system.posix_acl_access" in os.listxattr(path):
+        return True
+    try:
+        return bool(status.st_mode & stat.S_IRGRP) and grp.getgrgid(status.st_gid).gr_name == READERS
+    except KeyError:
+        return False
+
+
+def _answers(config: Config) -> bool:
+    """Whether a daemon of ours runs with this configuration, or as this host's service."""
+    with suppress(LogclfError):
+        path = system_socket() or socket_path(state_directory(config.state))
+        return bool(ask(path, "status", timeout_secs=3.0)["ok"])
+    return False
+
+
 def _ports(config: Config) -> Iterator[Finding]:
     for options in config.inputs:
         listen = getattr(options, "listen", "")
@@ -107,8 +158,11 @@ def _ports(config: Config) -> Iterator[Finding]:
             try:
                 probe.bind((host.strip("[]"), int(port)))
             except OSError as error:
-                todo = f"find who has it with: ss -ltnp 'sport = :{port}'; a running logclf-daemon is a good reason"
-                yield Finding("warn", f"port {listen}: {error.strerror}", todo)
+                if error.errno == errno.EADDRINUSE and _answers(config):
+                    yield Finding("ok", f"port {listen}: in use by the daemon that runs")
+                    continue
+                todo = f"find who has it with: ss -ltnp 'sport = :{port}'; stop that, or set another `listen`"
+                yield Finding("fail", f"port {listen}: {error.strerror}", todo)
             else:
                 yield Finding("ok", f"port {listen}: free")
 
@@ -117,7 +171,7 @@ def _state(config: Config) -> Iterator[Finding]:
     try:
         directory = state_directory(config.state)
     except ConfigError as error:
-        yield Finding("fail", str(error))
+        yield Finding("fail", f"state: {str(error).removeprefix('state.')}", "create it for the daemon's user")
         return
     free = os.statvfs(directory).f_bavail * os.statvfs(directory).f_frsize
     if free < 100 << 20:
@@ -149,7 +203,7 @@ def _model(config: Config) -> Iterator[Finding]:
     try:
         model = ModelStage(config.model)
     except LogclfError as error:
-        yield Finding("fail", f"model: {error}")
+        yield Finding("fail", f"model: {error}", "logclf-daemon model show")
     else:
         yield Finding(
             "ok", f"model {model.path.name} {model.digest[:8]}: loaded in {time.perf_counter() - started:.2f} s"
@@ -178,5 +232,12 @@ def _clock() -> Iterator[Finding]:
     # Nothing of ours was made before this version; a clock that says so gives records a wrong time.
     if time.time() < 1_760_000_000:
         yield Finding("warn", f"clock: says {time.strftime('%Y-%m-%d %H:%M')}", "start an NTP client")
+    elif not _synchronized():
+        yield Finding("warn", "clock: not synchronized", "timedatectl set-ntp true (or start chrony or ntpd)")
     else:
-        yield Finding("ok", f"clock: {time.strftime('%Y-%m-%d %H:%M %Z')}")
+        yield Finding("ok", f"clock: {time.strftime('%Y-%m-%d %H:%M %Z')}, synchronized")
+
+
+def _synchronized() -> bool:
+    """Whether the kernel says that something keeps its clock right (adjtimex(2): TIME_ERROR if not)."""
+    return bool(ctypes.CDLL(None).adjtimex(ctypes.create_string_buffer(512)) != TIME_ERROR)

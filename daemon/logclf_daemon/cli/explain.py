@@ -38,7 +38,7 @@ def explain(
       logclf-daemon explain 'sshd[811]: Failed password for root from 10.0.0.9 port 22 ssh2'
     """
     from logclf_daemon.build import build_parts, cascade_of, close  # heavy: not needed for --help
-    from logclf_daemon.cli.csv import _state
+    from logclf_daemon.cli.csv import state_of
 
     log_to_stderr(logging.WARNING)
     config = overridden(
@@ -49,7 +49,7 @@ def explain(
         model=model,
         state_dir=state_dir,
     )
-    parts = build_parts(config, _state(config))
+    parts = build_parts(config, state_of(config))
     cascade = cascade_of(parts, patient=True)
     lines = (
         [line.encode("utf-8", "surrogateescape")]

@@ -79,6 +79,8 @@ def trouble_with(options: JournaldInputOptions) -> str | None:
         return str(error)
     said = child.read(None, LOOKUP_SECS)
     code = child.end(by_itself=said is not None)
+    if "not seeing messages" in child.complaint:
+        return "this user sees its own entries only"
     if said:
         return None
     if said is None:
@@ -157,6 +159,16 @@ class JournaldInput:
         self._wake_read, self._wake_write = -1, -1
         if self._owns_state:
             self._state.close()
+
+    @property
+    def unread_secs(self) -> float:
+        """How old what was read last is, while there is more to read."""
+        return self._reader.unread_secs if self._reader is not None else 0.0
+
+    def troubles(self) -> list[str]:
+        """What keeps it from reading."""
+        trouble = self._reader.trouble if self._reader is not None else ""
+        return [f"{PROGRAM}: {trouble}"] if trouble else []
 
     def _new_reader(self) -> JournalReader:
         options = self._options

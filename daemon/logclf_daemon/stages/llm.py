@@ -15,6 +15,7 @@ from logclf_daemon.errors import ConfigError
 from logclf_daemon.events import LlmAbsent, LlmCalled, LlmStateChanged, emit
 from logclf_daemon.record import Question, Verdict, abstention
 from logclf_daemon.stages._llm.breaker import Breaker
+from logclf_daemon.stages._llm.nearest import Nearest
 from logclf_daemon.stages._llm.prompt import PROMPT_VERSION, Prompt
 from logclf_daemon.stages._llm.server import CLIENT_ERRORS, Failure, OllamaServer, failure
 from logclf_daemon.taxonomy import Taxonomy
@@ -39,6 +40,9 @@ class LlmOptions(BaseModel):
     keep_alive: str = Field("30m", description="How long the server keeps the model loaded after a question.")
     num_ctx: int = Field(4096, ge=1024, description="Context size; constant, since changing it reloads the model.")
     num_thread: int | None = Field(None, ge=1, description="Threads of the server's runner; none: its own choice.")
+    examples: int = Field(
+        0, ge=0, le=8, description="Labelled lines of the rules shown with a question; better answers, slower ones."
+    )
     protected_labels: tuple[str, ...] = Field(
         ("Security Alert",),
         description="Where the local model leans to one of these, the LLM may confirm it, never say something else.",
@@ -58,7 +62,7 @@ class Spent:
 
 
 class LlmStage:
-    """Asks Ollama for a label. `classify` may be called from several threads.
+    """Asks Ollama for a label. `classify` may be called from several threads. `labelled` are lines to show with it.
 
     Raises:
         ConfigError: From the constructor, for a model or URL that is refused.
@@ -66,17 +70,25 @@ class LlmStage:
 
     name = "llm"
 
-    def __init__(self, options: LlmOptions, taxonomy: Taxonomy, *, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self,
+        options: LlmOptions,
+        taxonomy: Taxonomy,
+        *,
+        labelled: Sequence[tuple[str, str]] = (),
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
         if not options.allow_remote and options.model.endswith(("-cloud", ":cloud")):
             raise ConfigError(
                 f"llm.model: {options.model!r} would send log lines to another host; "
                 "choose a local model or set llm.allow_remote"
             )
         self.options = options
-        self.key = f"{options.model}/{taxonomy.digest}/{PROMPT_VERSION}"
+        shown = f"+{options.examples}" if options.examples else ""
+        self.key = f"{options.model}/{taxonomy.digest}/{PROMPT_VERSION}{shown}"
         self.state = "unknown"
         self.spent: Spent | None = None  # by the last answer
-        self._prompt = Prompt(taxonomy)
+        self._prompt = Prompt(taxonomy, Nearest(labelled) if options.examples else None, options.examples)
         self._clock = clock
         self._lock = threading.Lock()
         self._breaker = Breaker(clock)

@@ -56,14 +56,14 @@ _COLUMNS = ", ".join(field.name for field in fields(Remembered))
 _STALE = f"""
 (origin != '{HUMAN}' AND (asked != :asked OR (model != :model AND instr(model, '@') AND instr(:model, '@'))))"""
 _FIND = f"""
-SELECT template, source, label, confidence, origin = '{HUMAN}', {_STALE} FROM verdicts
+SELECT template, source, label, confidence, origin = '{HUMAN}', {_STALE}, head != :head FROM verdicts
 WHERE template IN (SELECT value FROM json_each(:templates)) ORDER BY origin = '{HUMAN}', NOT {_STALE}, created
 """
 _PUT = f"""
-INSERT INTO verdicts ({_COLUMNS}) VALUES ({", ".join("?" * len(fields(Remembered)))})
+INSERT INTO verdicts ({_COLUMNS}, head) VALUES ({", ".join("?" * len(fields(Remembered)))}, ?)
 ON CONFLICT (template, source, asked) DO UPDATE SET label = excluded.label, confidence = excluded.confidence,
-  model = excluded.model, text = excluded.text, example = excluded.example, created = excluded.created,
-  last_seen = max(last_seen, excluded.last_seen), hits = max(hits, excluded.hits)
+  model = excluded.model, head = excluded.head, text = excluded.text, example = excluded.example,
+  created = excluded.created, last_seen = max(last_seen, excluded.last_seen), hits = max(hits, excluded.hits)
 """
 _SAW = """
 UPDATE verdicts SET hits = hits + ?, last_seen = ? WHERE template = ? AND source = ? AND asked IN ('', ?)"""
@@ -86,7 +86,8 @@ class VerdictMemory:
     """Verdicts by template and class of source. Safe to call from several threads; several processes share the file.
 
     `asked` names what an answer depends on; `model` gives the model's name, with `@digest` once that is known. A label
-    outside of `taxonomy` is kept and not answered.
+    outside of `taxonomy` is kept and not answered. `head` names the local model: the LLM was asked since that one was
+    not sure. Where another is in force by now, what the LLM said is its `fallback`.
 
     Raises:
         ConfigError: From the constructor: the file was written by a newer version.
@@ -114,6 +115,7 @@ class VerdictMemory:
         self._max_age_secs = max_age_secs
         self._max_verdicts = max_verdicts
         self._clock = clock
+        self.head = ""
         self._reading, self._writing = threading.Lock(), threading.Lock()
         self._writer = database.opened(path, MAX_BYTES, clock)
         self._reader = database.reader(path)
@@ -140,10 +142,13 @@ class VerdictMemory:
         return answers
 
     def _find(self, templates: Sequence[str]) -> dict[tuple[str, str], Verdict]:
-        rows = self._reader.execute(_FIND, {**self._now_asked(), "templates": json.dumps(templates)})
+        asked = {**self._now_asked(), "head": self.head, "templates": json.dumps(templates)}
+        rows = self._reader.execute(_FIND, asked)
         return {  # the best of several comes last
-            (template, source): Verdict(label, 1.0 if human else confidence, "llm", provisional=bool(stale))
-            for template, source, label, confidence, human, stale in rows
+            (template, source): Verdict(label, 1.0, "llm")
+            if human
+            else Verdict(label, confidence, "llm", provisional=bool(stale), fallback=bool(elder))
+            for template, source, label, confidence, human, stale, elder in rows
             if self._taxonomy is None or label in self._taxonomy
         }
 
@@ -166,7 +171,7 @@ class VerdictMemory:
             now,
             0,
         )
-        self._try_to_write(_PUT, [astuple(row)])
+        self._try_to_write(_PUT, [(*astuple(row), self.head)])
         self._new += 1
         if self._new % _PRUNE_EVERY == 0:
             self._prune()
@@ -248,7 +253,7 @@ class VerdictMemory:
         rows = []
         for verdict in verdicts:
             text, example = _kept(verdict.text, verdict.example)
-            rows.append(astuple(replace(verdict, text=text, example=example)))
+            rows.append((*astuple(replace(verdict, text=text, example=example)), ""))
         with self._changing():
             self._writer.executemany(_PUT, rows)
 

@@ -16,6 +16,7 @@ from logclf_daemon.events import InputNote, InputTrouble, emit
 from logclf_daemon.failpoint import reached
 from logclf_daemon.inputs._journald.export import Entry, ExportParser
 from logclf_daemon.inputs._journald.journalctl import Journalctl, Selection, pause
+from logclf_daemon.inputs._journald.records import written_us
 from logclf_daemon.inputs._journald.windows import Windows
 from logclf_daemon.record import Batch
 from logclf_daemon.state import StateDb
@@ -49,6 +50,7 @@ class JournalReader:
         max_field_bytes: int,
         renew_secs: float,
         clock: Callable[[], float] = time.monotonic,
+        now: Callable[[], float] = time.time,
     ) -> None:
         self._name = name
         self._selection = selection
@@ -59,6 +61,7 @@ class JournalReader:
         self._max_field_bytes = max_field_bytes
         self._renew_secs = renew_secs
         self._clock = clock
+        self._now = now
         self._cursor = windows.safe[1]
         self._committed = windows.safe
         self._known = False  # its position stands in the state database
@@ -69,6 +72,8 @@ class JournalReader:
         self._renew_at = 0.0
         self._pause_secs = FIRST_PAUSE_SECS
         self._resume_at = 0.0
+        self._read_us = 0  # when the entry read last was written
+        self.trouble = ""  # why the last run of journalctl failed, until an entry comes
 
     def skip_to_end(self) -> None:
         """Begin after what is there now."""
@@ -107,6 +112,11 @@ class JournalReader:
             self._state.commit([self._windows.offset()])
             self._committed, self._known = safe, True
             reached("committed")
+
+    @property
+    def unread_secs(self) -> float:
+        """How old the entry read last is while there are more; 0 where the end was reached."""
+        return 0.0 if self._following or not self._read_us else max(0.0, self._now() - self._read_us / 1e6)
 
     @property
     def unsaved(self) -> bool:
@@ -159,7 +169,8 @@ class JournalReader:
     def _failed(self, complaint: str) -> None:
         if self._once:
             raise ServiceUnavailable(f"the journal cannot be read: {complaint}")
-        emit(InputTrouble(input=self._name, what="journalctl", where="journal", detail=complaint.splitlines()[-1]))
+        self.trouble = complaint.splitlines()[-1]
+        emit(InputTrouble(input=self._name, what="journalctl", where="journal", detail=self.trouble))
         self._resume_at = self._clock() + self._pause_secs
         self._pause_secs = min(self._pause_secs * 2, LONGEST_PAUSE_SECS)
 
@@ -170,5 +181,7 @@ class JournalReader:
             return  # the one read last
         if asked is not None and not self._following:
             emit(InputNote(input=self._name, what="the last entry read is gone from the journal", where=entry.cursor))
+        self.trouble = ""
         self._cursor = entry.cursor
+        self._read_us = written_us(entry)
         self._windows.add(entry)

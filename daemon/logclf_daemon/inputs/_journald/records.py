@@ -19,8 +19,13 @@ def record_of(entry: Entry) -> Record:
     """Every field as it came, at the time the journal took the entry."""
     if entry.truncated:
         entry.fields["truncated"] = TRUE
-    taken = entry.texts.get("__REALTIME_TIMESTAMP", b"0")
-    return Record(event_time(int(taken) * 1000 if taken.isdigit() else 0), entry.fields)
+    return Record(event_time(written_us(entry) * 1000), entry.fields)
+
+
+def written_us(entry: Entry) -> int:
+    """When the journal took the entry, in microseconds; 0 if it does not say."""
+    taken = entry.texts.get("__REALTIME_TIMESTAMP", b"")
+    return int(taken) if taken.isdigit() and len(taken) < 20 else 0
 
 
 def source_of(entry: Entry) -> str:

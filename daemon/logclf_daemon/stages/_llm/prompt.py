@@ -14,6 +14,7 @@ from typing import Any
 
 from logclf_daemon.record import Question
 from logclf_daemon.stages._llm.disarm import Disarm, unquoted
+from logclf_daemon.stages._llm.nearest import Nearest
 from logclf_daemon.taxonomy import Taxonomy
 from logclf_daemon.template import MAX_BYTES, key, spell_kept, text_of
 
@@ -21,10 +22,11 @@ PROMPT_VERSION = "2"  # part of the key of remembered verdicts
 
 
 class Prompt:
-    """The messages and the schema for one taxonomy."""
+    """The messages and the schema for one taxonomy; `count` lines of `nearest` are shown with a question."""
 
-    def __init__(self, taxonomy: Taxonomy) -> None:
+    def __init__(self, taxonomy: Taxonomy, nearest: Nearest | None = None, count: int = 0) -> None:
         self._names = taxonomy.names
+        self._nearest, self._count = nearest, count
         self._disarm = Disarm(taxonomy.names)
         described = "\n".join(f"- {name}: {description}" for name, description in taxonomy.labels.items())
         self._system = (
@@ -47,10 +49,11 @@ class Prompt:
         """The chat for one template."""
         line = self.readable(question)
         source = self._disarm(question.source)
-        return [
-            {"role": "system", "content": self._system},
-            {"role": "user", "content": f"source: {source}\n-----\n{line}\n-----"},
-        ]
+        messages = [{"role": "system", "content": self._system}]
+        for text, label in self._nearest.of(question.text, self._count) if self._nearest else ():
+            messages.append({"role": "user", "content": f"-----\n{self._disarm(text)}\n-----"})
+            messages.append({"role": "assistant", "content": json.dumps({"label": label})})
+        return [*messages, {"role": "user", "content": f"source: {source}\n-----\n{line}\n-----"}]
 
     def readable(self, question: Question) -> str:
         """What of a line may be read by an LLM; empty where nothing is left.

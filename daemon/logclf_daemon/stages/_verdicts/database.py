@@ -12,7 +12,7 @@ from logclf_daemon.errors import ConfigError, ServiceUnavailable
 from logclf_daemon.events import StateTrouble, emit
 
 APPLICATION_ID = 0x6C636C66  # "lclf"
-VERSION = 2  # of verdicts_schema, which is imported only when a table must be made
+VERSION = 3  # of verdicts_schema, which is imported only when a table must be made
 
 
 def opened(path: Path, max_bytes: int, now: Callable[[], float] = time.time) -> sqlite3.Connection:

@@ -1,0 +1,222 @@
+"""The Python API: the cascade of the daemon for lists of lines and for data frames."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+import weakref
+from collections.abc import Callable, Coroutine, Iterable, Sequence
+from concurrent.futures import Future
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar, cast
+
+from logclf_daemon.cascade import Answer, Cascade
+from logclf_daemon.errors import BadInput, ConfigError
+from logclf_daemon.tables.labelling import answers_of
+from logclf_daemon.tables.rows import TableOptions, extra_of
+
+if TYPE_CHECKING:
+    import os
+
+    from logclf_daemon.build import Parts
+    from logclf_daemon.config import Config
+
+Line = str | bytes | None
+
+
+class _Frame(Protocol):
+    columns: Any
+
+    def __getitem__(self, name: str, /) -> Any: ...
+
+
+Frame = TypeVar("Frame", bound=_Frame)
+First = TypeVar("First")
+Second = TypeVar("Second")
+Found = TypeVar("Found")
+
+
+@dataclass(frozen=True, slots=True)
+class LineVerdict:
+    """What the cascade says of a line.
+
+    `label` is one of the labels or `Unclassified`; `confidence` is between 0 and 1, 1 for a rule; `stage` is `rules`,
+    `model`, `llm` or `none`; `rule` is the rule's id; `reason` says why there is no label; `template` is the same for
+    lines that differ only in numbers and identifiers.
+    """
+
+    label: str
+    confidence: float
+    stage: str
+    rule: str | None
+    reason: str | None
+    template: str
+
+
+class Classifier:
+    """Classifies lines as the daemon and `logclf-daemon csv` do: same rules, model, LLM and labels.
+
+    Safe to use from several threads: the work is done one call after the other in a thread of its own. May be used
+    where an event loop runs; `classify` blocks it for as long as it takes, `classify_async` does not.
+    """
+
+    def __init__(self, cascade: Cascade, parts: Parts | None = None) -> None:
+        loop = asyncio.new_event_loop()
+        thread = threading.Thread(target=loop.run_forever, name="classifier", daemon=True)
+        thread.start()
+        self._cascade = cascade
+        self._loop = loop
+        self._end = weakref.finalize(self, _end, loop, thread, cascade, parts)
+
+    @classmethod
+    def load(
+        cls,
+        config: str | os.PathLike[str] | Config | None = None,
+        *,
+        rules: Sequence[str | os.PathLike[str]] = (),
+        builtin_rules: bool | None = None,
+        model: bool | None = None,
+        llm: bool | None = None,
+    ) -> Classifier:
+        """Load rules and model: about a second.
+
+        `config` is a configuration file; without one the defaults are used. `rules` are rule files or folders.
+        `llm` False never asks Ollama, None asks it if it answers.
+
+        Raises:
+            ConfigError: Something cannot be used; the text says where, what and what to do.
+        """
+        from logclf_daemon.build import build_parts, cascade_of  # heavy: not before it is needed
+        from logclf_daemon.config import Config, load_config
+        from logclf_daemon.documents import Document, validated
+
+        if not isinstance(config, Config):
+            config = load_config(Path(config)) if config is not None else Config()
+        changes: dict[str, Any] = {}
+        if rules or builtin_rules is not None:
+            paths = [Path(path) for path in rules] or list(config.rules.paths)
+            builtin = config.rules.builtin if builtin_rules is None else builtin_rules
+            changes["rules"] = {"paths": paths, "builtin": builtin}
+        for name, wanted in (("model", model), ("llm", llm)):
+            if wanted is not None:
+                changes[name] = {**getattr(config, name).model_dump(), "enabled": wanted}
+        parsed = validated(Config, Document("Classifier.load", changes))
+        config = config.model_copy(update={name: getattr(parsed, name) for name in changes})
+        parts = build_parts(config, _state(config))
+        return cls(cascade_of(parts, patient=True), parts)
+
+    def classify(self, lines: Iterable[Line], source: str = "") -> list[LineVerdict]:
+        """The verdict of each line, in order. `source` is the tag or file they come from; None is no line."""
+        return self._begun(self._classify, lines, source).result()
+
+    async def classify_async(self, lines: Iterable[Line], source: str = "") -> list[LineVerdict]:
+        """Like `classify`, without blocking the caller's event loop."""
+        return await asyncio.wrap_future(self._begun(self._classify, lines, source))
+
+    def classify_frame(
+        self,
+        frame: Frame,
+        *,
+        source_column: str | None = "source",
+        message_column: str = "log_message",
+        label_column: str = "target_label",
+        explain: bool = False,
+    ) -> Frame:
+        """A copy of a pandas or polars frame with the label of each row (`explain`: and confidence, stage, rule).
+
+        Raises:
+            BadInput: A column is missing, or there already.
+        """
+        options = TableOptions(label_column=label_column, explain=explain)
+        for column in (message_column, *([source_column] if source_column is not None else [])):
+            if column not in frame.columns:
+                raise BadInput(f"no column {column!r} (there are: {', '.join(map(repr, frame.columns))})")
+        messages = [_bytes(line) for line in frame[message_column].to_list()]
+        if source_column is None:
+            sources = [b""] * len(messages)
+        else:
+            sources = [_bytes(source) or b"" for source in frame[source_column].to_list()]
+        answers = self._begun(self._answers, sources, messages).result()
+        cells = {answer: extra_of(answer, options) for answer in set(answers)}
+        names = list(next(iter(cells.values()), dict.fromkeys([label_column])))
+        if taken := [name for name in names if name in frame.columns]:
+            raise BadInput(f"there is a column {taken[0]!r} already; choose another label_column or rename it")
+        return cast(
+            "Frame", _with_columns(frame, {name: [cells[answer][name] for answer in answers] for name in names})
+        )
+
+    def close(self) -> None:
+        """Let go of model, threads and files. Calls after it fail."""
+        self._end()
+
+    def __enter__(self) -> Classifier:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def _begun(
+        self, work: Callable[[First, Second], Coroutine[Any, Any, Found]], first: First, second: Second
+    ) -> Future[Found]:
+        if not self._end.alive:
+            raise ValueError("the classifier is closed")
+        return asyncio.run_coroutine_threadsafe(work(first, second), self._loop)
+
+    async def _classify(self, lines: Iterable[Line], source: str) -> list[LineVerdict]:
+        messages = [_bytes(line) for line in lines]
+        answers = await self._answers([source.encode("utf-8", "replace")] * len(messages), messages)
+        verdicts = {answer: _verdict(answer) for answer in set(answers)}
+        return [verdicts[answer] for answer in answers]
+
+    async def _answers(self, sources: Sequence[bytes], messages: Sequence[bytes | None]) -> list[Answer]:
+        answers = await answers_of(self._cascade, sources, messages)
+        return [answer for answer in answers if answer is not None]  # none is left out
+
+
+def _bytes(line: object) -> bytes | None:
+    if isinstance(line, bytes):
+        return line
+    if isinstance(line, str):
+        return line.encode("utf-8", "surrogateescape")
+    return None if line is None or line != line else str(line).encode()  # NaN is not even itself
+
+
+def _verdict(answer: Answer) -> LineVerdict:
+    verdict = answer.verdict
+    return LineVerdict(
+        verdict.label, round(verdict.confidence, 4), verdict.stage, verdict.rule, verdict.reason, answer.template
+    )
+
+
+def _with_columns(frame: Any, columns: dict[str, list[object]]) -> Any:
+    if type(frame).__module__.partition(".")[0] == "polars":
+        import polars
+
+        return frame.with_columns([polars.Series(name, values) for name, values in columns.items()])
+    return frame.assign(**columns)
+
+
+def _state(config: Config) -> Path | None:
+    from logclf_daemon.config import state_directory
+
+    try:
+        return state_directory(config.state)
+    except ConfigError:
+        return None
+
+
+def _end(loop: asyncio.AbstractEventLoop, thread: threading.Thread, cascade: Cascade, parts: Parts | None) -> None:
+    loop.call_soon_threadsafe(loop.stop)
+    thread.join(10)
+    if not thread.is_alive():
+        loop.close()
+    if parts is not None:
+        from logclf_daemon.build import close
+
+        close(cascade, parts)
+    else:
+        cascade.close()

@@ -1,0 +1,74 @@
+"""Finding the columns of a table by name, and saying what was probably meant when one is missing."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from difflib import get_close_matches
+
+from logclf_daemon.errors import BadInput
+from logclf_daemon.tables.rows import EXPLAINED, TableOptions
+
+# What other tools call these columns, the likeliest first.
+ALIASES = {
+    "--message-column": (
+        *("log_message", "message", "msg", "log", "text", "line", "raw_message", "_raw", "event", "content", "body"),
+        *("textpayload", "log.message", "details"),
+    ),
+    "--source-column": (
+        *("source", "src", "app", "application", "program", "service", "service.name", "logger", "component", "host"),
+        *("hostname", "tag", "file", "path", "sourcetype", "system", "facility", "container"),
+    ),
+}
+TIMES = (
+    *("timestamp", "@timestamp", "time", "datetime", "date", "event_time", "_time", "ts", "log_time", "created_at"),
+    *("created", "asctime", "eventtime"),
+)
+
+
+def place_of(column: str, names: Sequence[str], flag: str, where: str) -> int:
+    """The position of a column.
+
+    Raises:
+        BadInput: There is none; the text says which one it could be.
+    """
+    if column in names:
+        return names.index(column)
+    similar = _similar(column, names, flag)
+    hint = f"did you mean {flag} {similar!r}?" if similar else f"name it with {flag}"
+    raise BadInput(f"{where}: no column {column!r} (there are: {', '.join(map(repr, names))}); {hint}")
+
+
+def _similar(column: str, names: Sequence[str], flag: str) -> str | None:
+    lowered = {name.lower(): name for name in reversed(names)}
+    known = next((lowered[alias] for alias in ALIASES[flag] if alias in lowered), None)
+    if column.lower() in lowered:
+        return lowered[column.lower()]
+    close = get_close_matches(column.lower(), list(lowered), n=1, cutoff=0.5)
+    return known or (lowered[close[0]] if close else None)
+
+
+def refuse_taken(names: Sequence[str], options: TableOptions, where: str) -> None:
+    """A column that would be there twice is an error.
+
+    Raises:
+        BadInput: The table has a column of this name already.
+    """
+    if options.label_column in names:
+        raise BadInput(
+            f"{where}: there is a column {options.label_column!r} already; choose another with --label-column"
+        )
+    taken = [name for name in EXPLAINED if name in names] if options.explain else []
+    if taken:
+        raise BadInput(f"{where}: there is a column {taken[0]!r} already; rename it or leave --explain out")
+
+
+def time_place(names: Sequence[str], options: TableOptions, where: str) -> int | None:
+    """The position of the column with the time, where the report can use one."""
+    if not options.details:
+        return None
+    if options.time_column is not None:
+        if options.time_column not in names:
+            raise BadInput(f"{where}: no column {options.time_column!r}; name another with --time-column")
+        return names.index(options.time_column)
+    lowered = [name.lower() for name in names]
+    return next((lowered.index(name) for name in TIMES if name in lowered), None)

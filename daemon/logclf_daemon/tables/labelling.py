@@ -1,0 +1,72 @@
+"""A block of rows through the cascade: asked source by source, answered row by row."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+from operator import itemgetter
+
+from logclf_daemon.cascade import Answer, Cascade
+from logclf_daemon.tables.rows import Block, Codec, Rows, TableOptions, collector_paused
+from logclf_daemon.tables.summary import Details, Summary
+
+
+@dataclass(frozen=True, slots=True)
+class Labelled:
+    """A block as it is written, what is sent aside, and what it held."""
+
+    payload: bytes
+    aside: bytes
+    summary: Summary
+
+
+async def label_block(block: Block, codec: Codec, cascade: Cascade, options: TableOptions) -> Labelled:
+    """Label the rows of a block."""
+    with collector_paused():
+        rows = codec.parse(block)
+    left_out = rows.passed if options.bad_rows == "keep" else rows.passed | rows.bad
+    answers = await answers_of(cascade, rows.sources, rows.messages, left_out)
+    summary = Summary(details=Details() if options.details else None)
+    summary.add(rows, answers)
+    return Labelled(codec.render(rows, answers), _aside(rows, options), summary)
+
+
+def _aside(rows: Rows, options: TableOptions) -> bytes:
+    if options.bad_rows != "aside" or not rows.bad:
+        return b""
+    return b"".join(
+        rows.bodies[at] + (rows.ends if isinstance(rows.ends, bytes) else rows.ends[at]) for at in sorted(rows.bad)
+    )
+
+
+async def answers_of(
+    cascade: Cascade,
+    sources: Sequence[bytes],
+    messages: Sequence[bytes | None],
+    left_out: Collection[int] = (),
+) -> Sequence[Answer | None]:
+    """The answer of each row, asked source by source; rows left out have none."""
+    distinct = set(sources)
+    if len(distinct) == 1 and not left_out:
+        return await _ask(cascade, distinct.pop(), messages)
+    groups: dict[bytes, list[int]] = {source: [] for source in distinct}
+    for at, source in enumerate(sources):
+        groups[source].append(at)
+    if left_out:
+        groups = {source: [at for at in places if at not in left_out] for source, places in groups.items()}
+    answers: list[Answer | None] = [None] * len(sources)
+    for source, places in groups.items():
+        if places:
+            lines = itemgetter(*places)(messages)
+            for at, answer in zip(
+                places, await _ask(cascade, source, lines if len(places) > 1 else [lines]), strict=True
+            ):
+                answers[at] = answer
+    return answers
+
+
+async def _ask(cascade: Cascade, source: bytes, lines: Sequence[bytes | None]) -> list[Answer | None]:
+    classified = await cascade.classify(source.strip().decode("utf-8", "replace"), lines)
+    if classified.late:
+        await cascade.settle_late(classified.late, classified.answers)
+    return classified.answers

@@ -1,0 +1,66 @@
+"""The doctor: each finding says what to do, and the exit code whether the daemon could work."""
+
+from __future__ import annotations
+
+import socket
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+
+from daemon_process import Daemon
+from logclf_daemon.cli import main
+
+QUIET = "model: {enabled: false}\nrules: {builtin: false}\nllm: {enabled: false}\n"
+
+
+def examined(tmp_path: Path, text: str) -> tuple[int, str]:
+    (tmp_path / "c.yaml").write_text(text)
+    done = CliRunner().invoke(main, ["doctor", "-c", str(tmp_path / "c.yaml")], catch_exceptions=False)
+    return done.exit_code, done.output
+
+
+def test_a_port_that_another_program_has_is_a_failure(tmp_path: Path) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+
+        code, said = examined(tmp_path, f"inputs: [{{type: forward, listen: '127.0.0.1:{port}'}}]\n{QUIET}")
+
+    assert (code, f"FAIL  port 127.0.0.1:{port}" in said, f"ss -ltnp 'sport = :{port}'" in said) == (1, True, True)
+
+
+def test_a_port_that_the_running_daemon_has_is_none(tmp_path: Path) -> None:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    text = f"inputs: [{{type: forward, listen: '127.0.0.1:{port}'}}]\n{QUIET}state: {{directory: {tmp_path}/st}}\n"
+    (tmp_path / "c.yaml").write_text(text)
+
+    with Daemon("--config", str(tmp_path / "c.yaml")) as daemon:
+        daemon.ready()
+        code, said = examined(tmp_path, text)
+        assert daemon.stop() == 0
+
+    assert (code, f"ok    port 127.0.0.1:{port}: in use by the daemon that runs" in said) == (0, True)
+
+
+@pytest.mark.parametrize(
+    ("text", "code", "words"),
+    [
+        ("modle: {}\n", 78, "did you mean 'model'?"),
+        (QUIET.replace("llm: {enabled: false}", "llm: {enabled: true, url: 'http://127.0.0.1:1'}"), 1, "ollama serve"),
+        (QUIET.replace("enabled: false}\nrules", "path: /no/model}\nrules"), 1, "FAIL  model: /no/model"),
+        (QUIET + "state: {directory: /proc/none}\n", 1, "FAIL  state"),
+        (QUIET + "inputs: [{type: files, paths: [/no/such/*.log]}]\n", 0, "is the path right?"),
+    ],
+)
+def test_it_says_what_is_wrong_and_what_to_do(tmp_path: Path, text: str, code: int, words: str) -> None:
+    if "inputs" not in text:
+        text += "inputs: [{type: stdin}]\n"
+
+    found, said = examined(tmp_path, text)
+
+    assert words in said
+    assert found == code
