@@ -18,7 +18,12 @@ from logclf_daemon.config import HttpOptions
 from logclf_daemon.http.app import create_app
 from logclf_daemon.http.server import HttpServer
 
-pytestmark = [pytest.mark.browser, pytest.mark.timeout(120)]
+pytestmark = [
+    pytest.mark.browser,
+    pytest.mark.timeout(120),
+    # A connection that Chromium opens ahead of need may come while the server goes away.
+    pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
+]
 
 HOSTILE = [
     "<script>window.pwned = 1</script>",
@@ -53,6 +58,7 @@ class Served:
     def __init__(self, folder: Path, **http: Any) -> None:
         self.folder = folder
         self._http = http
+        self.contexts: list[Any] = []  # closed before the server stops: it is never asked while it goes away
         self._ready = threading.Event()
         self._thread = threading.Thread(target=lambda: asyncio.run(self._run()))
 
@@ -62,6 +68,8 @@ class Served:
         return self
 
     def __exit__(self, *_: object) -> None:
+        for context in self.contexts:
+            context.close()
         self._loop.call_soon_threadsafe(self.server.stop)
         self._thread.join(60)
 
@@ -113,7 +121,7 @@ def browser() -> Iterator[Any]:
 @pytest.fixture
 def page_of(browser: Any) -> Iterator[Callable[..., Any]]:
     """Opens a page, and fails afterwards if it complained or asked another host for anything."""
-    contexts, complaints = [], []
+    complaints: list[str] = []
 
     def complain(said: Any) -> None:
         if said.type == "error" and "Failed to load resource" not in said.text:  # a refusal, which the page shows
@@ -121,7 +129,7 @@ def page_of(browser: Any) -> Iterator[Callable[..., Any]]:
 
     def opened(served: Served, *, width: int = 1280, scheme: str = "light") -> Any:
         context = browser.new_context(viewport={"width": width, "height": 860}, color_scheme=scheme)
-        contexts.append(context)
+        served.contexts.append(context)
         page = context.new_page()
         page.set_default_timeout(30_000)
         page.on("console", complain)
@@ -134,8 +142,6 @@ def page_of(browser: Any) -> Iterator[Callable[..., Any]]:
         return page
 
     yield opened
-    for context in contexts:
-        context.close()
     assert complaints == []
 
 
@@ -186,7 +192,7 @@ def test_a_template_is_reviewed_in_place_by_keyboard(tmp_path: Path, page_of: Ca
         page = page_of(served)
         page.wait_for_selector(".template")
         page.keyboard.press("/")
-        page.keyboard.type("alta alpha alpha")
+        page.keyboard.type("alpsilon alpha alpha")
         until(page, "document.querySelectorAll('.template').length === 1")
         page.focus(".template select")
         page.keyboard.type("User")
@@ -195,7 +201,9 @@ def test_a_template_is_reviewed_in_place_by_keyboard(tmp_path: Path, page_of: Ca
         page.wait_for_selector("#toast:not([hidden])")
 
         (verdict,) = served.host.memory.listed()
-        assert (verdict.label, verdict.origin, verdict.text) == ("User Action", "human", "alta alpha alpha")
+        assert (verdict.label, verdict.origin, verdict.text) == ("User Action", "human", "alpsilon alpha alpha")
+        until(page, "document.querySelectorAll('.template').length === 0")
+        page.click("[data-kind=all]")
         until(page, "document.querySelector('.template .tag')?.textContent === 'User Action'")
 
 
@@ -257,4 +265,4 @@ def test_the_api_documents_work_without_another_host(
     with Served(tmp_path) as served:
         page = page_of(served)
         page.goto(served.url + path)
-        page.wait_for_selector(wanted)
+        page.wait_for_selector(wanted, timeout=60_000)  # a megabyte of script

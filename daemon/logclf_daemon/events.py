@@ -42,13 +42,14 @@ class Event:
         series = self.total.labels(*(str(getattr(self, name)) for name in self.labels)) if self.labels else self.total
         series.inc(add)
 
+    def facts(self) -> dict[str, object]:
+        """The message and the fields that are set."""
+        known = {item.name: getattr(self, item.name) for item in fields(self)}
+        return {"event": self.message} | {name: fact for name, fact in known.items() if fact is not None}
+
     def text(self) -> str:
         """Message and fields as one line."""
-        facts = " ".join(
-            f"{item.name}={_printable(getattr(self, item.name))}"
-            for item in fields(self)
-            if getattr(self, item.name) is not None
-        )
+        facts = " ".join(f"{name}={_printable(fact)}" for name, fact in self.facts().items() if name != "event")
         return f"{self.message} {facts}".rstrip()
 
 
@@ -94,7 +95,8 @@ def emit(event: Event) -> None:
     held = _limiter.held_back(key) if event.level != logging.INFO and not event.asked_for else 0
     if held is not None:
         more = f" (and {held} more like this)" if held else ""
-        LOGGER.log(event.level, "%s%s", event.text(), more, exc_info=event.traceback)
+        extra = {"facts": event.facts(), "held_back": held}  # for formatters that write fields
+        LOGGER.log(event.level, "%s%s", event.text(), more, exc_info=event.traceback, extra=extra)
 
 
 # --- the ledger -----------------------------------------------------------------------------------------------------

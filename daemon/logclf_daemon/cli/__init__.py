@@ -103,8 +103,15 @@ def harmless(text: str) -> str:
     },
 )
 @click.option("--debug", is_flag=True, help="Show tracebacks and debug messages.")
+@click.option(
+    "--log-format",
+    type=click.Choice(["text", "json"]),
+    default="text",
+    show_default=True,
+    help="How events are written to standard error; text has priorities for the journal under systemd.",
+)
 @click.version_option(__version__, prog_name="logclf-daemon")
-def main(debug: bool) -> None:
+def main(debug: bool, log_format: str) -> None:
     """Give every log line an operational label and pass it on.
 
     \b

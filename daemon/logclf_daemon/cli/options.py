@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import os
 import sys
@@ -61,7 +62,11 @@ def log_to_stderr(level: int) -> None:
     handler = logging.StreamHandler(sys.stderr)
     # Under systemd the journal has the time and takes the priority from the prefix.
     under_systemd = "JOURNAL_STREAM" in os.environ
-    handler.setFormatter(_Prefixed() if under_systemd else logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
+    if context.params.get("log_format") == "json":
+        handler.setFormatter(_Json())
+    else:
+        plain = logging.Formatter("%(asctime)s %(levelname)s %(message)s")
+        handler.setFormatter(_Prefixed() if under_systemd else plain)
     LOGGER.addHandler(handler)
     LOGGER.setLevel(logging.DEBUG if context.params.get("debug") else level)
 
@@ -71,3 +76,14 @@ class _Prefixed(logging.Formatter):
 
     def format(self, record: logging.LogRecord) -> str:
         return f"<{self.PRIORITIES.get(record.levelno, 6)}>{super().format(record)}"
+
+
+class _Json(logging.Formatter):
+    """One object a line: when, how bad, what, and its facts."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        known = {"time": round(record.created, 3), "level": record.levelname.lower()}
+        facts = getattr(record, "facts", None) or {"event": record.getMessage()}
+        held = {"held_back": record.held_back} if getattr(record, "held_back", 0) else {}  # type: ignore[attr-defined]
+        trace = {"traceback": self.formatException(record.exc_info)} if record.exc_info and record.exc_info[0] else {}
+        return json.dumps({**known, **facts, **held, **trace}, default=str)

@@ -15,11 +15,14 @@ from logclf_daemon.http import proposals, schemas
 from logclf_daemon.http.host import Now, TheHost
 from logclf_daemon.http.problems import responses
 from logclf_daemon.masking import masked
+from logclf_daemon.record import Verdict
 from logclf_daemon.stages.verdicts import VerdictMemory
 from logclf_daemon.telemetry import Running
 from logclf_daemon.traffic import Seen
 
 Template = Annotated[str, Path(pattern=r"^[0-9a-f]{16}$", examples=["62ed3ba47e8ba63f"])]
+SURE = 1.0  # the confidence of a person's word; there is nothing to review about it
+
 Limit = Annotated[int, Query(ge=1, le=2000)]
 Offset = Annotated[int, Query(ge=0, le=10_000_000)]
 
@@ -36,7 +39,7 @@ def router() -> APIRouter:
         order: Literal["newest", "busiest", "last"] = "newest",
         limit: Limit = 50,
     ) -> Any:
-        """Templates met lately; `open` are those that are Unclassified or were decided by the LLM."""
+        """Templates met lately; `open` are those that are Unclassified or were decided by the LLM and by no person."""
         found = [seen for seen in now.cascade.traffic.all() if _fits(seen, kind)]
         found.sort(key=_ORDERS[order], reverse=True)
         return {"templates": [_row(seen) for seen in found[:limit]], "total": len(found)}
@@ -69,6 +72,8 @@ def router() -> APIRouter:
         known = {"text": seen.text, "example": masked(seen.example)} if seen else {}
         await asyncio.to_thread(memory.set, template, review.source, review.label, **known)
         await host.reviewed()
+        if seen is not None:
+            seen.verdict = Verdict(review.label, SURE, "llm")  # as its next line will get it
         found = await asyncio.to_thread(memory.shown, template)
         return {"verdicts": [asdict(verdict) for verdict in found], "total": len(found)}
 
@@ -138,7 +143,7 @@ def _fits(seen: Seen, kind: str) -> bool:
         return seen.verdict.abstained
     if kind == "llm":
         return seen.verdict.stage == "llm"
-    return kind == "all" or seen.verdict.abstained or seen.verdict.stage == "llm"
+    return kind == "all" or seen.verdict.abstained or (seen.verdict.stage == "llm" and seen.verdict.confidence < SURE)
 
 
 def _row(seen: Seen) -> schemas.TemplateRow:

@@ -1,0 +1,74 @@
+"""The HTTP port of whole processes: in the daemon, alone, and under an ASGI server."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from pathlib import Path
+
+import httpx
+import pytest
+
+from daemon_process import Daemon
+from logclf_daemon.http.app import create_app
+
+LINE = "sshd[1]: Failed password for root from 10.0.0.9 port 22 ssh2"
+
+
+def configuration(folder: Path, **http: object) -> Path:
+    """A configuration that tails `a.log`, on a port the system chooses."""
+    path = folder / "config.yaml"
+    written = {
+        "inputs": [{"type": "files", "paths": [str(folder / "a.log")]}],
+        "outputs": [{"type": "jsonl", "path": str(folder / "out")}],
+        "model": {"enabled": False},
+        "llm": {"enabled": False},
+        "http": {"listen": "127.0.0.1:0", **http},
+    }
+    path.write_text(json.dumps(written))
+    return path
+
+
+def url_of(daemon: Daemon) -> str:
+    daemon.wait_for(lambda daemon: "url=http://127.0.0.1:" in daemon.said)
+    return daemon.said.split("url=")[1].split()[0]
+
+
+def test_a_running_daemon_answers_beside_its_traffic_and_stops_in_order(tmp_path: Path) -> None:
+    (tmp_path / "a.log").write_text(f"{LINE}\n" * 5)
+    with Daemon("--config", str(configuration(tmp_path))) as daemon:
+        url = url_of(daemon)
+        daemon.wait_for(lambda _: (tmp_path / "out").exists() and (tmp_path / "out").read_text().count("\n") == 5)
+
+        assert httpx.get(f"{url}/readyz").json()["ready"] is True
+        metrics = httpx.get(f"{url}/metrics").text
+        status = httpx.get(f"{url}/api/v1/status").json()
+        with httpx.stream("GET", f"{url}/api/v1/status"):  # a client that is still there holds nothing up
+            assert daemon.stop() == 0
+
+    assert 'logclf_records_delivered_total{input="files.0"} 5.0' in metrics
+    assert status["inputs"]["files.0"]["delivered"] == 5
+    assert "Traceback" not in daemon.said
+
+
+def test_a_port_that_needs_a_token_and_has_none_is_a_mistake_of_the_configuration(tmp_path: Path) -> None:
+    (tmp_path / "a.log").write_text("")
+    with Daemon("--config", str(configuration(tmp_path, listen="0.0.0.0:0"))) as daemon:
+        assert daemon.ended() == 78
+
+    assert "set http.token" in daemon.said
+
+
+def test_an_asgi_server_makes_the_app_by_its_factory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LOGCLF_CONFIG", str(configuration(tmp_path)))
+
+    async def scenario() -> None:
+        app = create_app()
+        async with (
+            app.router.lifespan_context(app),
+            httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://127.0.0.1") as client,
+        ):
+            answer = await client.post("/api/v1/classify", json={"records": [{"log_message": LINE}]})
+            assert answer.json()["records"][0]["label"] == "Security Alert"
+
+    asyncio.run(scenario())
