@@ -19,6 +19,7 @@ PARTS = {
     "path": hotpath.whole_path,
     "pieces": hotpath.pieces,
     "hostile": hotpath.hostile,
+    "telemetry": hotpath.telemetry,
     "baselines": hotpath.baselines,
     "model": hotpath.model,
     "loopback": whole.loopback,

@@ -5,11 +5,12 @@ from __future__ import annotations
 import asyncio
 import re
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 
 from logclf_daemon.cascade import Cascade, Generation
 from logclf_daemon.codec import decode_entries, encode_entries, message_lines
+from logclf_daemon.metrics import exposition
 from logclf_daemon.record import Batch, Question, Verdict
 from logclf_daemon.resources import cache_directory, folder
 from logclf_daemon.stages._rules.files import Rule, read_rules
@@ -17,6 +18,7 @@ from logclf_daemon.stages.model import ModelOptions, ModelStage
 from logclf_daemon.stages.rules import RuleSet
 from logclf_daemon.taxonomy import Taxonomy
 from logclf_daemon.template import canonical, fold, key, spell_kept
+from logclf_daemon.traffic import Answered, Traffic
 from measure import cpu_secs, table
 from traffic import entries, lines
 
@@ -176,3 +178,30 @@ def model() -> None:
         )
         tested.close()
     table("the model", rows)
+
+
+class _Unwatched(Traffic):
+    """Counts nothing: what is left is the path without its telemetry."""
+
+    def add(self, answers: Iterable[Answered | None]) -> None:
+        return
+
+
+def telemetry() -> None:
+    """What counting costs, and a scrape after it."""
+    chunks = entries(RECORDS)
+    watched, unwatched = cascade(None), cascade(None)
+    unwatched.traffic = _Unwatched()
+    for tested in (watched, unwatched):
+        asyncio.run(carry(tested, chunks))  # warm
+    rounds = [(cpu_secs(partial(_run, unwatched, chunks)), cpu_secs(partial(_run, watched, chunks))) for _ in range(3)]
+    without, with_it = min(bare for bare, _ in rounds), min(full for _, full in rounds)
+    exposition()
+    started = time.perf_counter()
+    size = len(exposition())
+    scrape = time.perf_counter() - started
+    rows = [
+        ("verdicts and templates counted", f"{with_it / without - 1:+.1%} of the path without"),
+        (f"a scrape, {size / 1024:.0f} KiB", f"{scrape * 1000:.1f} ms"),
+    ]
+    table("telemetry", rows)
