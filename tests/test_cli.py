@@ -62,7 +62,7 @@ def test_explain_says_why(tmp_path: Path) -> None:
 
     found = json.loads(result.stdout)
     assert (found["logclf"]["label"], found["logclf"]["rule"]) == ("Critical Error", "own-boom")
-    assert [step["stage"] for step in found["steps"]] == ["rules", "model"]
+    assert [step["stage"] for step in found["steps"]] == ["rules", "verdicts", "model"]
     assert run("explain", "--rules", str(tmp_path), "--no-llm", "a boom 12").stdout.startswith(b"Critical Error")
 
 
@@ -218,7 +218,7 @@ def test_a_damaged_model_is_named(tmp_path: Path) -> None:
 def test_options_come_from_the_environment_too(tmp_path: Path) -> None:
     result = run("explain", "--no-llm", "--json", "x", environment={"LOGCLF_EXPLAIN_MODEL": "false"})
 
-    assert [step["stage"] for step in json.loads(result.stdout)["steps"]] == ["rules"]
+    assert [step["stage"] for step in json.loads(result.stdout)["steps"]] == ["rules", "verdicts"]
 
 
 def test_a_closed_pipe_ends_it_quietly(tmp_path: Path) -> None:

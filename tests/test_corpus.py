@@ -198,6 +198,14 @@ def test_the_shipped_model_was_made_from_this_corpus_by_this_recipe() -> None:
     assert made["provenance"]["recipe"] == json.loads(json.dumps(asdict(RECIPE)))
 
 
+def test_the_shipped_model_learned_from_the_very_texts_that_are_made_now(ours: list[Program]) -> None:
+    """A change of `template.py` or of the generator asks for a rebuild, too."""
+    made = json.loads((resources.folder("models") / "default" / "config.json").read_text(encoding="utf-8"))
+    examples, _ = dataset.from_corpus(ours, RECIPE.lines_per_template, RECIPE.seed)
+
+    assert made["provenance"]["examples"] == dataset.fingerprint(examples)
+
+
 def test_the_card_tells_how_large_the_corpus_is(ours: list[Program]) -> None:
     card = (resources.folder("models") / "default" / "README.md").read_text(encoding="utf-8")
 

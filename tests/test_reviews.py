@@ -159,3 +159,13 @@ def test_a_running_daemon_follows_a_persons_word(tmp_path: Path) -> None:
     memory = VerdictMemory(tmp_path / "state" / "cache.db", "x")
     assert sum(row.hits for row in memory.listed()) > 0, "what was used is counted at the end"
     memory.close()
+
+
+def test_a_persons_word_counts_without_an_llm(state: Path, tmp_path: Path) -> None:
+    asked = ("explain", LINE, "--source", "app.log", "--no-llm", "--no-model", "--json", "--state-dir", str(state))
+    before = json.loads(CliRunner().invoke(main, asked).stdout)["logclf"]
+    verdicts(state, "set", LINE, "User Action", "--source", "app.log")
+
+    after = json.loads(CliRunner().invoke(main, asked).stdout)["logclf"]
+
+    assert (before["label"], after["label"]) == ("Unclassified", "User Action")

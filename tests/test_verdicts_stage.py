@@ -114,6 +114,18 @@ def test_a_persons_word_is_final(tmp_path: Path) -> None:
     other.close()
 
 
+def test_without_an_llm_only_peoples_words_count(tmp_path: Path) -> None:
+    memory = VerdictMemory(tmp_path / "cache.db", "one")
+    memory.remember(question("a"), ERROR)
+    memory.set("b", "app", "Security Alert")
+    memory.close()
+
+    without = VerdictMemory(tmp_path / "cache.db", "", people_only=True)
+
+    assert without.classify([question("a"), question("b")]) == [None, Verdict("Security Alert", 1.0, "llm")]
+    without.close()
+
+
 def test_a_person_says_one_of_the_labels(tmp_path: Path) -> None:
     memory = VerdictMemory(tmp_path / "cache.db", "one", taxonomy=Taxonomy())
 

@@ -67,14 +67,14 @@ def build_parts(config: Config, state: Path | None, before: Parts | None = None)
             model = None  # the user's own labels: the shipped model does not know them
     llm: LlmStage | None = None
     memory: VerdictMemory | None = None
-    if config.llm.enabled is not False:
-        same = before is not None and before.config.llm == config.llm and before.config.labels == config.labels
-        same = same and not config.llm.examples  # they are those of the rules
-        if same and before is not None:
-            llm, memory = before.llm, before.memory
-        else:
+    same = before is not None and before.config.llm == config.llm and before.config.labels == config.labels
+    same = same and not config.llm.examples  # they are those of the rules
+    if same and before is not None:
+        llm, memory = before.llm, before.memory
+    else:
+        if config.llm.enabled is not False:
             llm = LlmStage(config.llm, taxonomy, labelled=_labelled(rules) if config.llm.examples else ())
-            memory = memory_of(config, llm, state) if state is not None else None
+        memory = memory_of(config, llm, state) if state is not None else None
     if memory is not None:
         memory.head = model.digest[:16] if model is not None else ""
     return Parts(config, rules, model, memory, llm)
@@ -91,7 +91,7 @@ def _labelled(rules: RuleSet) -> list[tuple[str, str]]:
     return [(canonical(text.encode()), rule.options.label) for rule in rules.rules for text in rule.options.examples]
 
 
-def memory_of(config: Config, llm: LlmStage, state: Path) -> VerdictMemory | None:
+def memory_of(config: Config, llm: LlmStage | None, state: Path) -> VerdictMemory | None:
     """What was answered before; None, and one event, where it cannot be opened: the daemon runs without it."""
     try:
         return open_memory(config, llm, state)
@@ -100,16 +100,17 @@ def memory_of(config: Config, llm: LlmStage, state: Path) -> VerdictMemory | Non
         return None
 
 
-def open_memory(config: Config, llm: LlmStage, state: Path) -> VerdictMemory:
-    """The verdict memory in a state folder.
+def open_memory(config: Config, llm: LlmStage | None, state: Path) -> VerdictMemory:
+    """The verdict memory in a state folder. Without an LLM only people's words count.
 
     Raises:
         ServiceUnavailable: It cannot be opened now.
     """
     return VerdictMemory(
         state / FILE_NAME,
-        llm.key,
-        model=llm.identity,
+        llm.key if llm else "",
+        model=llm.identity if llm else str,
+        people_only=llm is None,
         taxonomy=config.taxonomy,
         max_age_secs=config.llm.remember_days * 86400,
         max_verdicts=config.llm.max_remembered,

@@ -167,7 +167,7 @@ def _row(seen: Seen) -> schemas.TemplateRow:
 
 def _memory(now: Running) -> VerdictMemory:
     if now.parts.memory is None:
-        raise HTTPException(409, "there is no verdict memory; set llm.enabled to auto or true")
+        raise HTTPException(409, "there is no verdict memory; see state.directory")
     return now.parts.memory
 
 

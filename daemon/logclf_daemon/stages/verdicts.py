@@ -86,8 +86,9 @@ class VerdictMemory:
     """Verdicts by template and class of source. Safe to call from several threads; several processes share the file.
 
     `asked` names what an answer depends on; `model` gives the model's name, with `@digest` once that is known. A label
-    outside of `taxonomy` is kept and not answered. `head` names the local model: the LLM was asked since that one was
-    not sure. Where another is in force by now, what the LLM said is its `fallback`.
+    outside of `taxonomy` is kept and not answered; with `people_only` neither is what an LLM said. `head` names the
+    local model: the LLM was asked since that one was not sure. Where another is in force by now, what the LLM said is
+    its `fallback`.
 
     Raises:
         ConfigError: From the constructor: the file was written by a newer version.
@@ -103,6 +104,7 @@ class VerdictMemory:
         asked: str,
         *,
         model: Callable[[], str] = str,
+        people_only: bool = False,
         taxonomy: Taxonomy | None = None,
         max_age_secs: float = MAX_AGE_SECS,
         max_verdicts: int = MAX_VERDICTS,
@@ -111,6 +113,7 @@ class VerdictMemory:
         self.path = path
         self.asked = asked
         self._model = model
+        self._people_only = people_only
         self._taxonomy = taxonomy
         self._max_age_secs = max_age_secs
         self._max_verdicts = max_verdicts
@@ -149,7 +152,7 @@ class VerdictMemory:
             if human
             else Verdict(label, confidence, "llm", provisional=bool(stale), fallback=bool(elder))
             for template, source, label, confidence, human, stale, elder in rows
-            if self._taxonomy is None or label in self._taxonomy
+            if (human or not self._people_only) and (self._taxonomy is None or label in self._taxonomy)
         }
 
     def _now_asked(self) -> dict[str, str]:
