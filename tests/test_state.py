@@ -282,3 +282,24 @@ def test_a_killed_writer_loses_nothing_that_was_committed(folder: Path) -> None:
     assert state.load_offsets("files")[0].position >= max([200, *told])
     assert state.connection.execute("PRAGMA integrity_check").fetchone()[0] == "ok"
     state.close()
+
+
+def test_making_the_tables_does_not_load_pandas(tmp_path: Path) -> None:
+    """It would be 70 MB for good."""
+    code = (
+        "import sys; from pathlib import Path; from logclf_daemon.state import StateDb; "
+        "from logclf_daemon.stages.verdicts import VerdictMemory; place = Path(sys.argv[1]); "
+        "StateDb.open(place).close(); VerdictMemory(place / 'cache.db', 'x').close(); "
+        "assert 'sqlite_utils' in sys.modules and 'pandas' not in sys.modules; import pandas"
+    )
+    path = ":".join(entry for entry in sys.path if entry)
+
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(tmp_path)],
+        env={"PYTHONPATH": path},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+    assert done.returncode == 0, done.stderr

@@ -9,6 +9,7 @@ import os
 import signal
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
+from pathlib import Path
 
 from logclf_daemon import __version__
 from logclf_daemon.activation import CONTROL, PassedSockets
@@ -308,13 +309,7 @@ class Service:
         places = [*self.config.rules.paths, *([folder("rules")] if self.config.rules.builtin else [])]
         if self.config.model.enabled:
             places.append(self.config.model.folder)
-        found = []
-        for place in places:
-            with contextlib.suppress(OSError):
-                for path in sorted(place.iterdir()) if place.is_dir() else [place]:
-                    stat = path.stat()
-                    found.append((str(path), stat.st_size, stat.st_mtime_ns, stat.st_ino))
-        return tuple(found)
+        return tuple(sorted(found for place in places for found in _looked_at(place)))
 
     def _close(self) -> None:
         close(self._cascade, self._parts)
@@ -322,6 +317,20 @@ class Service:
     @property
     def cascade(self) -> Cascade:
         return self._cascade
+
+
+def _looked_at(place: Path) -> Iterator[tuple[str, int, int, int]]:
+    """Four times a second and for years: so with `scandir`, pathlib costs ten times that."""
+    with contextlib.suppress(OSError):
+        try:
+            entries = list(os.scandir(place))
+        except NotADirectoryError:
+            looked = place.stat()
+            yield str(place), looked.st_size, looked.st_mtime_ns, looked.st_ino
+            return
+        for entry in entries:
+            looked = entry.stat()
+            yield entry.path, looked.st_size, looked.st_mtime_ns, looked.st_ino
 
 
 def reviews(parts: Parts) -> int | None:

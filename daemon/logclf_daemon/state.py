@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Literal, cast
 
 from logclf_daemon.errors import ConfigError, ServiceUnavailable
 from logclf_daemon.events import StateTrouble, emit
+from logclf_daemon.migrating import migrate
 
 if TYPE_CHECKING:
     import sqlite_utils  # a third of a second to import: only where a table is made or a report is asked for
@@ -454,9 +455,5 @@ def _prepare(connection: sqlite3.Connection) -> None:
     ):
         connection.execute(f"PRAGMA {pragma}")
     if connection.execute("PRAGMA user_version").fetchone()[0] < VERSION:
-        import sqlite_utils
-
-        from logclf_daemon.state_schema import migrations
-
-        migrations.apply(sqlite_utils.Database(connection))
+        migrate(connection, "logclf_daemon.state_schema")
         connection.execute(f"PRAGMA user_version = {VERSION}")

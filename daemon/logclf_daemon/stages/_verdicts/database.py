@@ -10,6 +10,7 @@ from pathlib import Path
 
 from logclf_daemon.errors import ConfigError, ServiceUnavailable
 from logclf_daemon.events import StateTrouble, emit
+from logclf_daemon.migrating import migrate
 
 APPLICATION_ID = 0x6C636C66  # "lclf"
 VERSION = 3  # of verdicts_schema, which is imported only when a table must be made
@@ -80,13 +81,9 @@ def _opened(path: Path, max_bytes: int) -> sqlite3.Connection:
 
 
 def _migrate(connection: sqlite3.Connection) -> None:
-    import sqlite_utils  # a third of a second, and only needed once
-
-    from logclf_daemon.verdicts_schema import migrations
-
     with transaction(connection):
         if connection.execute("PRAGMA user_version").fetchone()[0] < VERSION:  # another process was not faster
-            migrations.apply(sqlite_utils.Database(connection))
+            migrate(connection, "logclf_daemon.verdicts_schema")
             connection.execute(f"PRAGMA application_id={APPLICATION_ID}")
             connection.execute(f"PRAGMA user_version={VERSION}")
 
