@@ -130,6 +130,16 @@ def test_a_word_that_varies_is_a_gap() -> None:
     assert len(two) == 2, "two are no pattern"
 
 
+def test_rare_templates_that_differ_in_what_varies_speak_together() -> None:
+    names = ["ann", "bob", "cyd", "dan", "eve", "fay"]
+    rare = [verdict(f"backup of home {name} stalled for good", hits=5) for name in names]
+
+    (found,) = suggested(*rare).found
+
+    assert found.hits == 5 * len(names)
+    assert not suggested(*rare[:1]).found
+
+
 def test_the_nearest_lines_with_another_label_are_counterexamples() -> None:
     other = verdict("backup of volume 7 finished after 31 seconds", "System Notification")
 

@@ -78,15 +78,20 @@ def suggest(
     left_out: Counter[str] = Counter()
     drafts: dict[str, Suggestion] = {}
     words = general([rows[0] for rows in templates])
-    for rows in templates:
-        reason = _unfit(rows, rules, wanted)
-        pattern = None if reason else pattern_of(words.get(rows[0].template, rows[0].text), rows[0].example)
+    # Templates that differ in nothing but what varies speak for one rule together.
+    kind_of = [(rows[0].label, words.get(rows[0].template, rows[0].text)) for rows in templates]
+    hits: Counter[tuple[str, str]] = Counter()
+    for kind, rows in zip(kind_of, templates, strict=True):
+        hits[kind] += sum(row.hits for row in rows)
+    for kind, rows in zip(kind_of, templates, strict=True):
+        reason = _unfit(rows, hits[kind], rules, wanted)
+        pattern = None if reason else pattern_of(kind[1], rows[0].example)
         if reason is None and pattern is None:
             reason = "too_few_words"
         if reason is not None or pattern is None:
             left_out[reason or ""] += 1
-        elif pattern not in drafts:  # two templates may differ in nothing but what varies
-            drafts[pattern] = _draft(rows, pattern)
+        elif pattern not in drafts:
+            drafts[pattern] = _draft(rows, hits[kind], pattern)
     found, contradicting = _tried(list(drafts.values()), known)
     left_out["contradicts_other_lines"] += contradicting
     return Suggestions(sorted(found, key=lambda one: -one.hits), +left_out)
@@ -101,14 +106,14 @@ def in_force(verdicts: Sequence[Remembered]) -> Iterator[list[Remembered]]:
         yield sorted(sources.values(), key=lambda row: (not row.example, -row.hits))
 
 
-def _unfit(rows: Sequence[Remembered], rules: RuleSet, wanted: Wanted) -> str | None:
-    """Why no rule is made of the verdicts of one template."""
+def _unfit(rows: Sequence[Remembered], hits: int, rules: RuleSet, wanted: Wanted) -> str | None:
+    """Why no rule is made of the verdicts of one template; `hits` are those of all templates of its kind."""
     if len({row.label for row in rows}) > 1:
         return "labels_differ_by_source"
     human = any(row.origin == HUMAN for row in rows)
     if not human and min(row.confidence for row in rows) < wanted.min_confidence:
         return "not_sure_enough"
-    if not human and sum(row.hits for row in rows) < wanted.min_hits:
+    if not human and hits < wanted.min_hits:
         return "too_rare"
     if not rows[0].example:
         return "no_example"
@@ -162,7 +167,7 @@ def pattern_of(text: str, example: str) -> str | None:
     return "".join(pieces)
 
 
-def _draft(rows: Sequence[Remembered], pattern: str) -> Suggestion:
+def _draft(rows: Sequence[Remembered], hits: int, pattern: str) -> Suggestion:
     first = rows[0]
     examples = tuple(dict.fromkeys(row.example for row in rows if row.example and re.search(pattern, row.example)))
     said = ", ".join(sorted({"a person" if row.origin == HUMAN else row.model.partition("@")[0] for row in rows}))
@@ -174,7 +179,7 @@ def _draft(rows: Sequence[Remembered], pattern: str) -> Suggestion:
         description=f"Suggested: {first.text[:100]}",
         examples=examples or (first.example,),
     )
-    return Suggestion(options, sum(row.hits for row in rows), said)
+    return Suggestion(options, hits, said)
 
 
 def _tried(drafts: Sequence[Suggestion], known: Sequence[tuple[str, str]]) -> tuple[list[Suggestion], int]:
