@@ -109,6 +109,7 @@ def test_the_panels_of_the_dashboard_do_not_overlap() -> None:
     assert len({panel["id"] for panel in panels()}) == len(panels())
 
 
+@pytest.mark.integrations
 def test_promtool_takes_alerts_and_configuration(needs: Callable[[str], str], tmp_path: Path) -> None:
     promtool = needs("promtool")
     queries = {"groups": [{"name": "x", "rules": []}]}

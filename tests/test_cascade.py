@@ -369,14 +369,15 @@ def test_what_a_remembered_verdict_answered_is_counted() -> None:
 def test_explain_asks_every_stage() -> None:
     tested = cascade([rule("boom", "Critical Error")], [FixedStage({"boom": "Error"})])
 
-    question, steps = tested.explain("x", b"boom 12")
+    found = asyncio.run(tested.explain("x", b"boom 12"))
 
-    assert question.text == "boom"
-    assert [(step.stage, step.verdict and step.verdict.label) for step in steps] == [
+    assert found.question.text == "boom"
+    assert [(step.stage, step.verdict and step.verdict.label) for step in found.steps] == [
         ("rules", "Critical Error"),
         ("model", "Error"),
     ]
-    assert all(step.secs >= 0 for step in steps)
+    assert all(step.secs >= 0 for step in found.steps)
+    assert found.answer.verdict.label == "Critical Error"
 
 
 def test_a_rule_answers_with_the_template_of_its_line() -> None:

@@ -128,7 +128,37 @@ class Step:
     stage: str
     verdict: Verdict | None
     secs: float
-    detail: str = ""
+
+    def fields(self) -> dict[str, object]:
+        """What was said, for people and programs."""
+        verdict = self.verdict
+        return {
+            "stage": self.stage,
+            "label": None if verdict is None or verdict.abstained else verdict.label,
+            "confidence": None if verdict is None else round(verdict.confidence, 4),
+            "rule": verdict.rule if verdict else None,
+            "reason": verdict.reason if verdict else None,
+            "microseconds": round(self.secs * 1e6, 1),
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class Explanation:
+    """Why a line gets its label."""
+
+    line: bytes
+    question: Question
+    steps: Sequence[Step]
+    answer: Answer
+
+    def fields(self) -> dict[str, object]:
+        """The same as plain values."""
+        return {
+            "line": self.line.decode("utf-8", "replace"),
+            "template": self.question.text,
+            "logclf": self.answer.fields,
+            "steps": [step.fields() for step in self.steps],
+        }
 
 
 class Generation:
@@ -436,40 +466,25 @@ class Cascade:
     def _flat(self, answer: Answer) -> dict[str, Raw]:
         return {f"{self._field}_{name}": Raw(encode(value)) for name, value in answer.fields.items()}
 
-    def explain(self, source: str, line: bytes) -> tuple[Question, list[Step]]:
-        """Ask every stage about one line, whatever the earlier ones said, and time each."""
-        question, steps = self._explain_rules(source, line)
-        for stage in [*self.generation.stages, *([self.waiting.stage] if self.waiting else [])]:
-            step = _step(stage, question)
-            question = replace(question, guess=(step.verdict and step.verdict.guess) or question.guess)
-            steps.append(step)
-        return question, steps
-
-    async def explained(self, source: str, line: bytes) -> tuple[Question, list[Step], Answer]:
-        """The same beside running traffic, and the verdict; the LLM is asked only where its answer counts."""
-        question, steps = self._explain_rules(source, line)
-        loop = asyncio.get_running_loop()
-        for stage in self.generation.stages:
-            steps.append(await loop.run_in_executor(self._executor, _step, stage, question))
-        started = time.perf_counter()
-        classified = await self.classify(source, [line or None])
-        if classified.late:
-            await self.settle_late(classified.late, classified.answers)
-            answer = classified.answers[0]
-            assert answer is not None
-            steps.append(Step("llm", answer.verdict, time.perf_counter() - started))
-        answer = classified.answers[0]
-        assert answer is not None
-        return question, steps, answer
-
-    def _explain_rules(self, source: str, line: bytes) -> tuple[Question, list[Step]]:
+    async def explain(self, source: str, line: bytes) -> Explanation:
+        """Ask every local stage about a line, whatever the earlier ones said; the LLM only where its answer counts."""
         generation = self.generation
         started = time.perf_counter()
         (number,), kept = generation.rules.match(source, [line])
         verdict = None if number == NO_RULE else generation.rules.verdict(number)
         steps = [Step("rules", verdict, time.perf_counter() - started)]
         template = template_key(line, kept.get(0))
-        return Question(template_id(template), text_of(template), source_class(source), line), steps
+        question = Question(template_id(template), text_of(template), source_class(source), line)
+        loop = asyncio.get_running_loop()
+        steps += [await loop.run_in_executor(self._executor, _step, stage, question) for stage in generation.stages]
+        started = time.perf_counter()
+        classified = await self.classify(source, [line or None])
+        await self.settle_late(classified.late, classified.answers)
+        answer = classified.answers[0]
+        assert answer is not None
+        if classified.late or (answer.verdict.reason or "").startswith("llm_"):
+            steps.append(Step("llm", answer.verdict, time.perf_counter() - started))
+        return Explanation(line, question, steps, answer)
 
 
 def _step(stage: Stage, question: Question) -> Step:

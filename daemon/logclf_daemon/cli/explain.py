@@ -59,34 +59,10 @@ def explain(
     )
     try:
         for text in lines:
-            found = asyncio.run(_explained(cascade, source, text))
+            found: dict[str, Any] = asyncio.run(cascade.explain(source, text)).fields()
             click.echo(json.dumps(found) if as_json else _words(found))
     finally:
         close(cascade, parts)
-
-
-async def _explained(cascade: Any, source: str, line: bytes) -> dict[str, Any]:
-    question, steps = cascade.explain(source, line)
-    classified = await cascade.classify(source, [line])
-    if classified.late:
-        await cascade.settle_late(classified.late, classified.answers)
-    answer = classified.answers[0]
-    return {
-        "line": line.decode("utf-8", "replace"),
-        "template": question.text,
-        "logclf": answer.fields,
-        "steps": [
-            {
-                "stage": step.stage,
-                "label": None if step.verdict is None or step.verdict.abstained else step.verdict.label,
-                "confidence": None if step.verdict is None else round(step.verdict.confidence, 4),
-                "rule": step.verdict.rule if step.verdict else None,
-                "reason": step.verdict.reason if step.verdict else None,
-                "microseconds": round(step.secs * 1e6, 1),
-            }
-            for step in steps
-        ],
-    }
 
 
 def _words(found: dict[str, Any]) -> str:

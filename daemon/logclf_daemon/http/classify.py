@@ -132,23 +132,7 @@ def router() -> APIRouter:
     async def explain_line(line: schemas.LogLine, now: Now) -> Any:
         """What each stage says of a line, and why it gets its label."""
         raw = line.log_message.encode("utf-8", "replace")
-        question, steps, answer = await now.cascade.explained(line.source, raw)
-        return {
-            "line": line.log_message,
-            "template": question.text,
-            "logclf": answer.fields,
-            "steps": [
-                {
-                    "stage": step.stage,
-                    "label": None if step.verdict is None or step.verdict.abstained else step.verdict.label,
-                    "confidence": None if step.verdict is None else round(step.verdict.confidence, 4),
-                    "rule": step.verdict.rule if step.verdict else None,
-                    "reason": step.verdict.reason if step.verdict else None,
-                    "microseconds": round(step.secs * 1e6, 1),
-                }
-                for step in steps
-            ],
-        }
+        return (await now.cascade.explain(line.source, raw)).fields() | {"line": line.log_message}
 
     return routes
 
