@@ -140,7 +140,7 @@ def test_a_killed_daemon_is_back_and_goes_on_where_it_was(service: Service, sink
 
 
 def test_one_that_takes_too_much_memory_is_ended_and_started_again(service: Service) -> None:
-    service.drop_in("MemoryHigh=infinity", "MemoryMax=120M")
+    service.drop_in("MemoryHigh=infinity", "MemoryMax=90M")
     service.start()
     pid, before = service.pid, service.restarts
 
