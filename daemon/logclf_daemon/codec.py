@@ -222,7 +222,7 @@ def plain(records: Sequence[AnyRecord]) -> list[dict[str, object]]:
         return [_plain_slowly(encode(body)) for body in bodies]
     if len(encoded.translate(None, _NOT_JSON)) == len(encoded):
         return decoded
-    return list(map(text_fields, decoded))
+    return [fields if _is_text(fields) else text_fields(fields) for fields in decoded]
 
 
 def _plain_slowly(body: bytes) -> dict[str, object]:
@@ -231,6 +231,20 @@ def _plain_slowly(body: bytes) -> dict[str, object]:
     except (*_MAX_DEPTH_ERRORS, TypeError, RecursionError):
         return {"undecodable": body.decode("latin-1")}
     return text_fields(fields)
+
+
+_TEXT = frozenset({str, int, float, bool, type(None)})
+
+
+def _is_text(fields: Mapping[Any, object]) -> bool:
+    """Whether a text format can carry these fields as they are: nearly all records, so seen at one look a value."""
+    if not all(type(name) is str for name in fields):
+        return False
+    return all(
+        type(value) in _TEXT
+        or (type(value) is dict and all(type(name) is str and type(inner) in _TEXT for name, inner in value.items()))
+        for value in fields.values()
+    )
 
 
 def text_fields(fields: Mapping[Any, object]) -> dict[str, object]:
