@@ -7,7 +7,7 @@ import contextlib
 import json
 import os
 import socket
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Generator
 from pathlib import Path
 from typing import Any
 
@@ -125,7 +125,9 @@ async def _stream_to(stream: AsyncIterator[Answer], reader: asyncio.StreamReader
             await stream.aclose()
 
 
-def follow(path: Path, command: str, **request: Any) -> Iterator[Answer]:
+def follow(
+    path: Path, command: str, *, timeout_secs: float = ANSWER_SECS, **request: Any
+) -> Generator[Answer, None, None]:
     """What a running daemon streams, until it stops.
 
     Raises:
@@ -133,7 +135,7 @@ def follow(path: Path, command: str, **request: Any) -> Iterator[Answer]:
     """
     try:
         with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as peer:
-            peer.settimeout(ANSWER_SECS)
+            peer.settimeout(timeout_secs)
             peer.connect(str(path))
             peer.sendall(json.dumps({"command": command, **request}).encode() + b"\n")
             with peer.makefile("rb") as reader:
@@ -153,17 +155,7 @@ def ask(path: Path, command: str, timeout_secs: float = ANSWER_SECS) -> Answer:
     Raises:
         ServiceUnavailable: None listens there, or it does not answer.
     """
-    try:
-        with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as peer:
-            peer.settimeout(timeout_secs)
-            peer.connect(str(path))
-            peer.sendall(json.dumps({"command": command}).encode() + b"\n")
-            with peer.makefile("rb") as reader:
-                answer: Answer = json.loads(reader.readline())
-                return answer
-    except PermissionError as error:
-        raise ServiceUnavailable(f"{path}: permission denied; use sudo, or join the daemon's group") from error
-    except (OSError, ValueError) as error:
-        raise ServiceUnavailable(
-            f"{path}: no daemon answers ({error}); is it running, with this state folder?"
-        ) from error
+    with contextlib.closing(follow(path, command, timeout_secs=timeout_secs)) as answers:
+        for answer in answers:
+            return answer
+    raise ServiceUnavailable(f"{path}: the daemon hung up without an answer; it is stopping, try again")
