@@ -301,14 +301,18 @@ class Generation:
         counting = [at for at, case in enumerate(cases) if type(case) is DigitsCount]
         with _RULES_SECONDS.time():
             numbers, kept = self.rules.by_digits(source, [texts[at] for at in counting])
+        young = caches.exact.young
         for place, (at, number) in enumerate(zip(counting, numbers, strict=True)):
             found = kept.get(place, ())
             exact = line_fold(texts[at], found)
-            known = caches.exact.find(exact)
+            known = young.get(exact) or caches.exact.find(exact)
             if known is None:
-                known = caches.exact.young[exact] = self._known(caches, template_key(texts[at], found), texts[at], kind)
-            case = known.under(best(cases[at].rule, number))  # type: ignore[union-attr]
-            cases[at], answers[at] = case, case.answer
+                known = young[exact] = self._known(caches, template_key(texts[at], found), texts[at], kind)
+            rule: int = cases[at].rule  # type: ignore[union-attr]
+            if number != NO_RULE and (rule == NO_RULE or number < rule):
+                rule = number
+            cases[at] = case = known if rule == NO_RULE else known.under(rule)
+            answers[at] = case.answer
 
     def _known(self, caches: _Caches, template: bytes, text: bytes, kind: str) -> Known:
         """Level 2: a template, known or new."""
@@ -563,11 +567,6 @@ def _step(stage: Stage, question: Question) -> Step:
 def _remember(known: Known, done: asyncio.Future[Verdict]) -> None:
     if not done.cancelled() and done.exception() is None and not done.result().abstained:
         known.answer = known.answer_of(done.result())
-
-
-def best(*rules: int) -> int:
-    """The one of these rules that wins; `NO_RULE` if there is none."""
-    return min((rule for rule in rules if rule != NO_RULE), default=NO_RULE)
 
 
 def template_key(text: bytes, found: Sequence[tuple[int, int]] | None) -> bytes:

@@ -22,7 +22,7 @@ from traffic import lines
 
 HERE = Path(__file__).parent
 ROOT = HERE.parents[1]
-DAEMON_CORE, PEER_CORE = "0", "1"
+DAEMON_CORE, PEER_CORE = "1", "0"
 
 
 def pinned(core: str, *command: str, **more: object) -> subprocess.Popen[bytes]:
