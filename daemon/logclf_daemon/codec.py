@@ -142,6 +142,12 @@ def raw_str(text: bytes) -> Raw:
     return Raw(struct.pack(">BI", 0xDB, size) + text)
 
 
+def raw_strs(texts: Sequence[bytes]) -> list[Raw]:
+    """The same for many: most texts are short, and a call for each would cost as much as its work."""
+    headers = _STR_HEADERS
+    return [Raw(headers[len(text)] + text) if len(text) < 256 else raw_str(text) for text in texts]
+
+
 def text_bytes(value: Raw | bytes) -> bytes | None:
     """The bytes of a msgpack str or bin; None if it is something else."""
     data = bytes(value)
