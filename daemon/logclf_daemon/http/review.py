@@ -93,17 +93,14 @@ def router() -> APIRouter:
         seen = traffic.find(asked.template, asked.source or None)
         if seen is None:
             raise HTTPException(404, f"no line of {asked.template} came by lately")
-        example = seen.example.decode("utf-8", "replace")
-        pattern = proposals.proposed_pattern(seen.text, example)
+        pattern, example = proposals.proposed_pattern(seen.text, seen.example)
         label = seen.verdict.label if not seen.verdict.abstained else now.config.taxonomy.names[0]
         found = await asyncio.to_thread(proposals.matches, pattern, ignore_case=False, seen=traffic.all())
-        shown = masked(seen.example)
         return {
             "id": proposals.proposed_id(seen.text),
             "label": label,
             "pattern": pattern,
-            # A masked example is kept where the pattern still matches it: rule files are shown around.
-            "example": shown if proposals.matches_line(pattern, shown) else example,
+            "example": example,
             "matches": found,
         }
 
