@@ -71,6 +71,18 @@ def test_without_probabilities_calibration_is_not_measured(labelled: str) -> Non
     assert "or more" not in text
 
 
+def test_answers_without_probabilities_are_left_out_of_the_calibration(labelled: str) -> None:
+    def now_and_then(request: dict[str, Any]) -> tuple[int, bytes]:
+        return answer(request) if "disk" in request["messages"][1]["content"] else chat("Error")
+
+    with OllamaDouble(now_and_then) as server:
+        found = json.loads(evaluate(labelled, "--url", server.url, "--json").stdout)
+
+    assert found["calibration_error"] == pytest.approx(0.05, abs=1e-3), "of the two rows about the disk"
+    assert found["levels"][2] == {"confidence": 0.9, "answered": 0.5, "right": 1.0}
+    assert found["right_of_answered"] == 0.5
+
+
 def test_a_server_that_is_away_is_said(labelled: str) -> None:
     with OllamaDouble(answer) as server:
         url = server.url

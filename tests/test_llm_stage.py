@@ -51,9 +51,9 @@ def ask(tested: LlmStage, question: Question = QUESTION) -> Verdict:
     return verdict
 
 
-def test_the_answer_is_a_label() -> None:
+def test_the_answer_is_a_label_without_a_confidence_where_the_server_tells_none() -> None:
     with stage(lambda _: chat("Resource Usage")) as (tested, _):
-        assert ask(tested) == Verdict("Resource Usage", 0.0, "llm")
+        assert ask(tested) == Verdict("Resource Usage", None, "llm")
         assert tested.state == "ready"
 
 
@@ -89,6 +89,7 @@ def test_a_captured_answer_with_logprobs_is_read() -> None:
         tested.close()
 
     assert verdict.label == "User Action"
+    assert verdict.confidence is not None
     assert 0 <= verdict.confidence <= 1
 
 

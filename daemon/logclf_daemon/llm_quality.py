@@ -98,8 +98,11 @@ def measure(stage: LlmStage, rows: Sequence[LabelledRow], progress: Callable[[in
         if progress is not None:
             progress(len(same))
     answers = [(row, verdict) for row, verdict in verdicts if not verdict.abstained]
-    confidence = np.array([verdict.confidence for _, verdict in answers], np.float32)
-    right = np.array([verdict.label == row.label for row, verdict in answers], bool)
+    right = [verdict.label == row.label for row, verdict in answers]
+    # Answers whose server told no probabilities say nothing of calibration.
+    told = [at for at, (_, verdict) in enumerate(answers) if verdict.confidence is not None]
+    confidence = np.array([answers[at][1].confidence for at in told], np.float32)
+    right_of_told = np.array([right[at] for at in told], bool)
     secs = sorted(one.secs for one in spent) or [0.0]
     names = dict.fromkeys(row.label for row in rows)
     return LlmQuality(
@@ -107,9 +110,9 @@ def measure(stage: LlmStage, rows: Sequence[LabelledRow], progress: Callable[[in
         rows=len(rows),
         questions=len(asked),
         answered=len(answers) / len(rows),
-        right_of_answered=float(right.mean()) if len(right) else 0.0,
-        calibration_error=calibration_error(confidence, right, np.ones(len(right))) if confidence.any() else None,
-        levels=[_sure(level, confidence >= level, right, len(rows)) for level in LEVELS],
+        right_of_answered=statistics.fmean(right) if right else 0.0,
+        calibration_error=calibration_error(confidence, right_of_told, np.ones(len(told))) if told else None,
+        levels=[_sure(level, confidence >= level, right_of_told, len(rows)) for level in LEVELS],
         secs_median=statistics.median(secs),
         secs_p95=secs[min(len(secs) - 1, int(len(secs) * 0.95))],
         prompt_tokens=statistics.fmean(one.prompt_tokens for one in spent) if spent else 0.0,

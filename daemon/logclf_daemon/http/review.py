@@ -140,7 +140,7 @@ def _fits(seen: Seen, kind: str) -> bool:
         return seen.verdict.abstained
     if kind == "llm":
         return seen.verdict.stage == "llm"
-    return kind == "all" or seen.verdict.abstained or (seen.verdict.stage == "llm" and seen.verdict.confidence < SURE)
+    return kind == "all" or seen.verdict.abstained or (seen.verdict.stage == "llm" and seen.verdict.confidence != SURE)
 
 
 def _row(seen: Seen) -> schemas.TemplateRow:
@@ -156,7 +156,7 @@ def _row(seen: Seen) -> schemas.TemplateRow:
         last_at=seen.last_at,
         label=verdict.label,
         stage=verdict.stage,
-        confidence=round(verdict.confidence, 4),
+        confidence=verdict.rounded,
         rule=verdict.rule,
         reason=verdict.reason,
     )

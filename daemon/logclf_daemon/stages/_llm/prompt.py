@@ -75,14 +75,15 @@ class Prompt:
         label = answer.get("label") if isinstance(answer, dict) else None
         return label if label in self._names else None
 
-    def confidence(self, tokens: Sequence[Mapping[str, Any]] | None, label: str) -> float:
+    def confidence(self, tokens: Sequence[Mapping[str, Any]] | None, label: str) -> float | None:
         """How sure the model was: the probabilities where the label starts, renormalised over the labels.
 
-        0.0 where the server sends no logprobs: not measured. What a model states about itself is never asked.
+        None where the server sends no logprobs; 0 where none of the likely tokens begins a label. What
+        a model states about itself is never asked.
         """
         first = _token_of_label(tokens or ())
         if first is None:
-            return 0.0
+            return None
         mass = dict.fromkeys(self._names, 0.0)
         for choice in first.get("top_logprobs") or ():
             text = str(choice.get("token", "")).lstrip(' "')
