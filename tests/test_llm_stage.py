@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import httpx
+import ollama
 import pytest
 
 from logclf_daemon.errors import ConfigError
@@ -17,6 +19,7 @@ from logclf_daemon.metrics import value
 from logclf_daemon.record import Question, Verdict
 from logclf_daemon.stages._llm.breaker import FIRST_PAUSE_SECS
 from logclf_daemon.stages._llm.nearest import Nearest
+from logclf_daemon.stages._llm.server import CLIENT_ERRORS, failure
 from logclf_daemon.stages.llm import LlmOptions, LlmStage, reachable_models
 from logclf_daemon.taxonomy import Taxonomy
 from logclf_daemon.template import canonical
@@ -151,6 +154,45 @@ def test_a_failing_server_is_a_state_and_not_an_error(answer: tuple[int, bytes] 
         assert tested.state == state
         assert tested.unavailable() == "llm_unavailable"
         assert len(server.requests) <= 2
+
+
+def _as_raised(error: type[ValueError], call: Callable[[], object]) -> Exception:
+    with pytest.raises(error) as raised:
+        call()
+    return raised.value
+
+
+@pytest.mark.parametrize(
+    ("error", "state"),
+    [
+        (ollama.ResponseError("model 'm' not found", 404), "model_missing"),
+        (ollama.ResponseError("invalid model name", 400), "refused"),
+        (ollama.ResponseError("ollama cloud is disabled", 403), "refused"),
+        (ollama.ResponseError("server busy", 503), "failing"),
+        (ollama.ResponseError("an error was encountered while running the model", -1), "failing"),
+        (ConnectionError("Failed to connect to Ollama"), "absent"),
+        (httpx.ConnectError("refused"), "absent"),
+        (httpx.ReadTimeout("late"), "timeout"),
+        (httpx.ConnectTimeout("late"), "timeout"),
+        (httpx.RemoteProtocolError("peer closed"), "failing"),
+        (httpx.ReadError("reset"), "failing"),
+        (httpx.InvalidURL("no such port"), "failing"),
+        (_as_raised(ValueError, lambda: json.loads("garbage")), "failing"),
+        (_as_raised(ValueError, lambda: ollama.ChatResponse.model_validate({})), "failing"),
+        (TypeError("'list' object is not a mapping"), "failing"),
+        (AttributeError("'list' object has no attribute 'get'"), "failing"),
+    ],
+    ids=lambda value: type(value).__name__ if isinstance(value, Exception) else value,
+)
+def test_whatever_the_client_raises_is_a_state(error: Exception, state: str) -> None:
+    assert isinstance(error, CLIENT_ERRORS)
+    assert failure(error, "http://127.0.0.1:11434", "m").state == state
+
+
+def test_a_missing_model_is_a_command_to_type() -> None:
+    failed = failure(ollama.ResponseError("model 'm' not found", 404), "http://127.0.0.1:11434", "qwen3:1.7b")
+
+    assert failed.detail == "run: ollama pull qwen3:1.7b"
 
 
 def test_an_absent_server_is_a_state_and_not_an_error() -> None:
