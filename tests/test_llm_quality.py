@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import os
 from pathlib import Path
 from typing import Any
 
@@ -12,12 +11,7 @@ import pytest
 from click.testing import CliRunner, Result
 
 from logclf_daemon.cli import main
-from logclf_daemon.quality import read_labelled
-from logclf_daemon.stages.llm import LlmOptions, LlmStage, reachable_models
-from logclf_daemon.taxonomy import Taxonomy
 from ollama_double import OllamaDouble, chat
-
-RESOURCES = Path(__file__).parents[1] / "resources"
 
 
 def evaluate(*arguments: str) -> Result:
@@ -95,24 +89,3 @@ def test_a_server_that_is_away_is_said(labelled: str) -> None:
 
 def test_an_unreadable_table_is_bad_input(tmp_path: Path) -> None:
     assert evaluate(str(tmp_path / "none.csv")).exit_code == 65
-
-
-OPTIONS = LlmOptions(
-    url=os.environ.get("OLLAMA_HOST", "http://127.0.0.1:1"), model=os.environ.get("LOGCLF_TEST_MODEL", "qwen3:1.7b")
-)
-
-
-@pytest.mark.skipif(
-    "OLLAMA_HOST" not in os.environ or not (reachable_models(OPTIONS) or []), reason="no server at OLLAMA_HOST"
-)
-def test_a_real_server_labels_most_lines() -> None:
-    from logclf_daemon.llm_quality import measure
-
-    stage = LlmStage(OPTIONS, Taxonomy())
-    try:
-        found = measure(stage, read_labelled(RESOURCES / "labelled.csv")[:30])
-    finally:
-        stage.close()
-
-    assert found.answered > 0.9
-    assert found.right_of_answered > 0.5
