@@ -19,11 +19,12 @@ from logclf_daemon.metrics import value
 from logclf_daemon.record import Question, Verdict
 from logclf_daemon.stages._llm.breaker import FIRST_PAUSE_SECS
 from logclf_daemon.stages._llm.nearest import Nearest
+from logclf_daemon.stages._llm.prior import corrected, likeliest
 from logclf_daemon.stages._llm.server import CLIENT_ERRORS, failure
 from logclf_daemon.stages.llm import LlmOptions, LlmStage, reachable_models
 from logclf_daemon.taxonomy import Taxonomy
 from logclf_daemon.template import canonical
-from ollama_double import OllamaDouble, Script, captured, chat
+from ollama_double import OllamaDouble, Script, captured, chat, with_shares
 
 QUESTION = Question("0123456789abcdef", "disk quota exceeded for user", "app.log", b"disk quota exceeded for user 7")
 
@@ -114,6 +115,43 @@ def test_confidence_is_the_share_of_the_label_where_it_starts() -> None:
     ]
     with stage(lambda _: chat("Resource Usage", logprobs=logprobs)) as (tested, _):
         assert ask(tested).confidence == pytest.approx(0.5 / 0.75, abs=1e-3)
+
+
+def test_what_the_model_leans_to_by_itself_is_divided_out_on_request() -> None:
+    nothing, line = {"Error": 0.8, "User Action": 0.2}, {"Error": 0.6, "User Action": 0.4}
+
+    def script(request: dict[str, Any]) -> tuple[int, bytes]:
+        return with_shares("Error", nothing if "\nN/A\n" in request["messages"][1]["content"] else line)
+
+    with stage(script, prior_correction=True) as (tested, server):
+        verdicts = [ask(tested), ask(tested)]
+        assert len(server.requests) == 3, "the prior is asked once"
+        assert server.requests[1]["messages"][0] == server.requests[0]["messages"][0], "the same constant part"
+        server.digest = "1" * 64
+        ask(tested)
+        assert len(server.requests) == 5, "other weights lean to something else"
+    with stage(script) as (plain, server):
+        assert ask(plain) == Verdict("Error", pytest.approx(0.6), "llm")  # type: ignore[arg-type]
+        assert len(server.requests) == 1
+        assert plain.key != tested.key, "what was said without it is asked again"
+
+    share = (0.4 / 0.2) / (0.4 / 0.2 + 0.6 / 0.8)
+    assert verdicts == [Verdict("User Action", pytest.approx(share), "llm")] * 2  # type: ignore[arg-type]
+
+
+def test_without_probabilities_there_is_no_prior_and_the_label_stays() -> None:
+    with stage(lambda _: chat("Error"), prior_correction=True) as (tested, server):
+        assert ask(tested) == Verdict("Error", None, "llm")
+        assert len(server.requests) == 1
+        assert tested.prior() is None
+
+
+def test_labels_that_begin_alike_are_told_apart_by_what_the_model_said() -> None:
+    alike = {"Error": 0.5, "Errand": 0.5}
+
+    assert likeliest(alike, "Errand") == "Errand"
+    assert likeliest({**alike, "User": 0.9}, "Errand") == "User"
+    assert corrected(dict.fromkeys(alike, 0.0), alike) == dict.fromkeys(alike, 0.0)
 
 
 @pytest.mark.parametrize(

@@ -75,11 +75,18 @@ class Prompt:
         label = answer.get("label") if isinstance(answer, dict) else None
         return label if label in self._names else None
 
-    def confidence(self, tokens: Sequence[Mapping[str, Any]] | None, label: str) -> float | None:
-        """How sure the model was: the probabilities where the label starts, renormalised over the labels.
+    def content_free(self) -> list[dict[str, str]]:
+        """The chat about a line that says nothing: its answer is what the model leans to by itself."""
+        return [
+            {"role": "system", "content": self._system},
+            {"role": "user", "content": "source: app\n-----\nN/A\n-----"},
+        ]
 
-        None where the server sends no logprobs; 0 where none of the likely tokens begins a label. What
-        a model states about itself is never asked.
+    def shares(self, tokens: Sequence[Mapping[str, Any]] | None) -> dict[str, float] | None:
+        """How sure the model was of each label: the probabilities where the label starts, renormalised over the labels.
+
+        None where the server sends no logprobs; all 0 where none of the likely tokens begins a label. What a model
+        states about itself is never asked.
         """
         first = _token_of_label(tokens or ())
         if first is None:
@@ -91,7 +98,7 @@ class Prompt:
             for name in fitting:
                 mass[name] += math.exp(float(choice.get("logprob", -99.0))) / len(fitting)
         total = sum(mass.values())
-        return mass[label] / total if total else 0.0
+        return {name: share / total if total else 0.0 for name, share in mass.items()}
 
 
 def _token_of_label(tokens: Sequence[Mapping[str, Any]]) -> Mapping[str, Any] | None:
