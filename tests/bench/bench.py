@@ -25,6 +25,7 @@ PARTS = {
     "loopback": whole.loopback,
     "latency": whole.latency,
     "files": whole.files,
+    "save": whole.save,
     "memory": whole.memory,
     "llm-hanging": llm.hanging,
     "llm-memory": llm.memory,
