@@ -6,13 +6,16 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
+import re2
 
+from logclf_daemon.masking import masked
 from logclf_daemon.stages._rules.alike import Labelled, Nearest, general, phrases
-from logclf_daemon.stages._rules.dialect import complaint
+from logclf_daemon.stages._rules.dialect import complaint, options
 from logclf_daemon.stages._rules.files import Rule, RuleOptions
 from logclf_daemon.stages._rules.proposed import pattern_of
 from logclf_daemon.stages.rules import RuleSet
 from logclf_daemon.template import canonical
+from logclf_training.known import labelled_lines
 
 
 def matches(pattern: str, line: str) -> bool:
@@ -30,6 +33,7 @@ def labelled(texts: Sequence[str], label: str = "Error") -> list[Labelled]:
     ("line", "pattern"),
     [
         ("backup of volume 7 stalled after 31 s", "backup of volume.*stalled after.*s"),
+        ("cron [__main__] killed the nightly job", r"cron[\W_]+main[\W_]+killed the nightly job"),
         ("job[17]: sync-queue (main) stalled", r"job.*sync-queue\W+main\W+stalled"),
         ("user=<user> backup (weekly) failed from <address>", r"user.*backup\W+weekly\W+failed from"),
         ("user.name [x] logged (in)", r"user\.name\W+x\W+logged\W+in"),
@@ -71,6 +75,23 @@ def test_a_number_that_carries_meaning_matches_those_that_mean_the_same(line: st
     assert matches(pattern, line)
     assert matches(pattern, alike)
     assert not matches(pattern, other)
+
+
+def test_a_pattern_matches_its_own_line_as_it_is_and_masked() -> None:
+    lines = labelled_lines()[::30]
+    made = 0
+
+    for line, _ in lines:
+        raw, shown = line.encode("utf-8", "surrogateescape"), masked(line)
+        pattern = pattern_of(masked(canonical(raw)), shown)
+        if pattern is not None:
+            assert complaint(pattern) is None, pattern
+            compiled = re2.compile(pattern.encode(), options(ignore_case=False))
+            assert compiled.search(raw), (pattern, line)
+            assert compiled.search(shown.encode()), (pattern, shown)
+            made += 1
+
+    assert made > 0.9 * len(lines)
 
 
 def test_what_was_masked_is_no_number() -> None:

@@ -64,7 +64,10 @@ def _numbers(line: str) -> Iterator[tuple[int, int, str]]:
     for kind, word in _KEPT:
         for found in list(kind.finditer(line)):
             start, stop = found.span(1)
-            yield start, stop, _alike(found[1], word)
+            # `0 errors` must not match in `10 errors`; where a letter stands beside the number there is no boundary.
+            before = r"\b" if found[1][0].isdigit() and not _in_word(line[start - 1 : start]) else ""
+            after = "" if _in_word(line[stop : stop + 1]) else r"\b"
+            yield start, stop, f"{before}{_alike(found[1], word)}{after}"
             line = line[:start] + "x" * (stop - start) + line[stop:]
 
 
@@ -72,21 +75,27 @@ def _alike(number: str, word: Callable[[bytes], bytes]) -> str:
     """A pattern for the numbers that a template spells with the same word."""
     meant = word(number.encode()).strip()
     if meant.startswith(b"status-"):
-        return rf"\b{number[0]}[0-9][0-9]\b"
+        return f"{number[0]}[0-9][0-9]"
     if meant == b"none":
-        return r"\b0+\b" if number.isdigit() else rf"{_escaped(number)}\b"
+        return "0+" if number.isdigit() else number
     if meant == b"some":
-        return r"-?[0-9a-fx]*[1-9a-f][0-9a-f]*\b" if number.startswith("0x") else r"-?\b0*[1-9][0-9]*\b"
+        return "0x[0-9a-f]*[1-9a-f][0-9a-f]*" if number.startswith("0x") else "-?0*[1-9][0-9]*"
     if meant.startswith(b"level-"):
-        return rf"\b{number[:-1]}[0-9]\b"
-    return rf"\b{number}\b"
+        return f"{number[:-1]}[0-9]"
+    return number
 
 
 def _gap(text: str) -> str:
     """What may stand between two words: another separator makes no other template."""
     if text == " ":
         return " "
-    return r"\W+" if text and not any(letter.isalnum() or letter == _VARIES for letter in text) else ".*"
+    if not text or any(letter.isalnum() or letter == _VARIES for letter in text):
+        return ".*"
+    return r"[\W_]+" if "_" in text else r"\W+"
+
+
+def _in_word(letter: str) -> bool:
+    return letter.isalnum() or letter == "_"
 
 
 def _escaped(text: str) -> str:
