@@ -188,6 +188,16 @@ def test_the_verdict_is_one_map_and_the_fields_stay() -> None:
     assert fields == {"log": "boom 5", "n": 5}
 
 
+def test_a_confidence_that_was_not_measured_is_left_out() -> None:
+    tested = cascade([], [FixedStage({"disk": "Resource Usage"}, name="llm", confidence=None)])
+
+    (answer,) = classify(tested, [b"disk full"]).answers
+
+    assert answer is not None
+    assert list(answer.fields) == ["label", "stage", "template", "generation"]
+    assert msgpack.unpackb(bytes(answer.raw)) == answer.fields
+
+
 def test_flat_fields_on_request() -> None:
     record = Record(Raw(b"\x01"), {"log": raw_str(b"boom")})
 

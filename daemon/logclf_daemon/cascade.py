@@ -77,7 +77,9 @@ class Answer:
         self.generation = generation
         self.question = question
         self.seen: Seen | None = None  # the traffic's own
-        self.fields: dict[str, object] = {"label": verdict.label, "confidence": round(verdict.confidence, 4)}
+        self.fields: dict[str, object] = {"label": verdict.label}
+        if verdict.confidence is not None:
+            self.fields["confidence"] = verdict.rounded
         self.fields["stage"] = verdict.stage
         if verdict.rule is not None:
             self.fields["rule"] = verdict.rule
@@ -181,7 +183,7 @@ class Step:
         return {
             "stage": self.stage,
             "label": None if verdict is None or verdict.abstained else verdict.label,
-            "confidence": None if verdict is None else round(verdict.confidence, 4),
+            "confidence": None if verdict is None else verdict.rounded,
             "rule": verdict.rule if verdict else None,
             "reason": verdict.reason if verdict else None,
             "microseconds": round(self.secs * 1e6, 1),

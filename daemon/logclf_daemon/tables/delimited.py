@@ -142,7 +142,8 @@ class DelimitedCodec:
         verdict = answer.verdict
         cells = [verdict.label]
         if self.options.explain:
-            cells += [f"{verdict.confidence:.4g}", verdict.stage, verdict.rule or verdict.reason or ""]
+            sure = "" if verdict.confidence is None else f"{verdict.confidence:.4g}"
+            cells += [sure, verdict.stage, verdict.rule or verdict.reason or ""]
         return self.written(tuple(cells))
 
     def written(self, cells: tuple[str, ...]) -> bytes:

@@ -95,7 +95,8 @@ def extra_of(answer: Answer, options: TableOptions) -> dict[str, object]:
     verdict = answer.verdict
     cells: dict[str, object] = {options.label_column: verdict.label}
     if options.explain:
-        explained = (float(f"{verdict.confidence:.4g}"), verdict.stage, verdict.rule or verdict.reason or "")
+        sure = None if verdict.confidence is None else float(f"{verdict.confidence:.4g}")
+        explained = (sure, verdict.stage, verdict.rule or verdict.reason or "")
         cells |= dict(zip(EXPLAINED, explained, strict=True))
     return cells
 
