@@ -24,6 +24,7 @@ from prometheus_client import Counter as Counted
 
 from logclf_daemon.cache import TwoGenerations
 from logclf_daemon.codec import encode, message_lines, sealed_with
+from logclf_daemon.enrichment import Encoded, Enrichment
 from logclf_daemon.errors import StageError
 from logclf_daemon.events import Bug, StageFailed, cache_hits, cache_misses, emit, stage_seconds, verdicts_total
 from logclf_daemon.failpoint import reached
@@ -56,7 +57,7 @@ class Rules(Protocol):
 class Answer:
     """A verdict with its template, encoded once for all records that get it."""
 
-    __slots__ = ("fields", "generation", "question", "raw", "seen", "series", "template", "verdict")
+    __slots__ = ("fields", "generation", "question", "raw", "seen", "series", "standard", "template", "verdict")
 
     def __init__(self, verdict: Verdict, template: str, generation: int, question: Question | None = None) -> None:
         self.verdict = verdict
@@ -65,6 +66,7 @@ class Answer:
         self.generation = generation
         self.question = question
         self.seen: Seen | None = None  # the traffic's own
+        self.standard: Encoded | None = None  # the enrichment's own
         self.fields: dict[str, object] = {"label": verdict.label, "confidence": round(verdict.confidence, 4)}
         self.fields["stage"] = verdict.stage
         if verdict.rule is not None:
@@ -301,6 +303,7 @@ class Cascade:
         message_keys: Sequence[str] = ("log", "message", "MESSAGE", "msg", "log_message"),
         field_name: str = "logclf",
         flatten: bool = False,
+        enrichment: Enrichment | None = None,
         local_wait_secs: float = float("inf"),
         traffic: Traffic | None = None,
     ) -> None:
@@ -311,6 +314,7 @@ class Cascade:
         self._message_keys = tuple(message_keys)
         self._field = field_name
         self._flatten = flatten
+        self._enrichment = enrichment
         self._local_wait_secs = local_wait_secs
         self.asked_since: float | None = None  # when the worker took the templates it has now
         self.answered_at = time.monotonic()  # when it was done with the last
@@ -447,6 +451,8 @@ class Cascade:
         if passthrough:
             kept = [at for at in range(len(records)) if at not in passthrough]
             records, answers = [records[at] for at in kept], [answers[at] for at in kept]
+        if self._enrichment is not None:
+            self._enrichment.add(records, answers)
         name = self._field
         try:
             if not self._flatten:
