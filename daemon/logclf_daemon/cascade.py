@@ -232,6 +232,10 @@ class Generation:
         self._caches[kind, scope] = caches  # used last
         return caches
 
+    def alike(self, source: str) -> Hashable:
+        """The same for sources whose lines get the same answers: of one class, under the same rules."""
+        return source_class(source), self.rules.scope(source)
+
     def recall(
         self, source: str, lines: Sequence[bytes | None]
     ) -> tuple[list[Answer | None], list[tuple[Known, list[int]]]]:
