@@ -27,6 +27,7 @@ from prometheus_client import Counter as Counted
 
 from logclf_daemon.cache import TwoGenerations
 from logclf_daemon.codec import encode, message_lines, sealed_with
+from logclf_daemon.enrichment import Encoded, Enrichment
 from logclf_daemon.errors import StageError
 from logclf_daemon.events import Bug, StageFailed, cache_hits, cache_misses, emit, stage_seconds, verdicts_total
 from logclf_daemon.failpoint import reached
@@ -68,7 +69,7 @@ class Rules(Protocol):
 class Answer:
     """A verdict with its template, encoded once for all records that get it."""
 
-    __slots__ = ("fields", "generation", "question", "raw", "seen", "series", "template", "verdict")
+    __slots__ = ("fields", "generation", "question", "raw", "seen", "series", "standard", "template", "verdict")
 
     def __init__(self, verdict: Verdict, template: str, generation: int, question: Question | None = None) -> None:
         self.verdict = verdict
@@ -77,6 +78,7 @@ class Answer:
         self.generation = generation
         self.question = question
         self.seen: Seen | None = None  # the traffic's own
+        self.standard: Encoded | None = None  # the enrichment's own
         self.fields: dict[str, object] = {"label": verdict.label}
         if verdict.confidence is not None:
             self.fields["confidence"] = verdict.rounded
@@ -232,6 +234,10 @@ class Generation:
         self._caches[kind, scope] = caches  # used last
         return caches
 
+    def alike(self, source: str) -> Hashable:
+        """The same for sources whose lines get the same answers: of one class, under the same rules."""
+        return source_class(source), self.rules.scope(source)
+
     def recall(
         self, source: str, lines: Sequence[bytes | None]
     ) -> tuple[list[Answer | None], list[tuple[Known, list[int]]]]:
@@ -374,6 +380,7 @@ class Cascade:
         message_keys: Sequence[str] = ("log", "message", "MESSAGE", "msg", "log_message"),
         field_name: str = "logclf",
         flatten: bool = False,
+        enrichment: Enrichment | None = None,
         local_wait_secs: float = float("inf"),
         traffic: Traffic | None = None,
     ) -> None:
@@ -384,6 +391,7 @@ class Cascade:
         self._message_keys = tuple(message_keys)
         self._field = field_name
         self._flatten = flatten
+        self._enrichment = enrichment
         self._local_wait_secs = local_wait_secs
         self.asked_since: float | None = None  # when the worker took the templates it has now
         self.answered_at = time.monotonic()  # when it was done with the last
@@ -520,6 +528,8 @@ class Cascade:
         if passthrough:
             kept = [at for at in range(len(records)) if at not in passthrough]
             records, answers = [records[at] for at in kept], [answers[at] for at in kept]
+        if self._enrichment is not None:
+            self._enrichment.add(records, answers)
         name = self._field
         try:
             if not self._flatten:

@@ -170,7 +170,7 @@ def message_lines(records: Sequence[AnyRecord], keys: Sequence[str]) -> list[byt
 
 
 def _other_line(record: AnyRecord, keys: Sequence[str]) -> bytes | None:
-    fields = record.fields if isinstance(record, Record) else _opened(record.body)
+    fields = record.fields if isinstance(record, Record) else opened(record.body)
     for name in keys:
         value = fields.get(name)
         if value is not None and (text := text_bytes(value)) is not None:
@@ -178,7 +178,7 @@ def _other_line(record: AnyRecord, keys: Sequence[str]) -> bytes | None:
     return None
 
 
-def _opened(body: Raw) -> dict[str, Raw]:
+def opened(body: Raw) -> dict[str, Raw]:
     """The text keys of a sealed map, undecodable bytes as surrogates; empty if it cannot be read at all."""
     unpacker = msgpack.Unpacker(raw=True, strict_map_key=False, max_buffer_size=max(len(bytes(body)), 1))
     data = bytes(body)

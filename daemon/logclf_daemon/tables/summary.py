@@ -10,6 +10,7 @@ from functools import lru_cache, partial
 from typing import Any
 
 from logclf_daemon.cascade import Answer
+from logclf_daemon.record import UNCLASSIFIED
 from logclf_daemon.tables.rows import Rows
 
 NAMED_ROWS = 1000  # bad rows whose line numbers are kept
@@ -115,12 +116,17 @@ class Summary:
     def add(self, rows: Rows, answers: Sequence[Answer | None]) -> None:
         """Count a block."""
         counts = Counter(answers)
-        for answer, count in counts.items():
+        labels: dict[str, int] = {}
+        stages: dict[str, int] = {}
+        for answer, count in counts.items():  # hundreds in a block
             if answer is not None:
-                self.rows += count
-                self.labels[answer.verdict.label] += count
-                self.stages[answer.verdict.stage] += count
-                self.unclassified += count if answer.verdict.abstained else 0
+                verdict = answer.verdict
+                labels[verdict.label] = labels.get(verdict.label, 0) + count
+                stages[verdict.stage] = stages.get(verdict.stage, 0) + count
+        self.labels.update(labels)
+        self.stages.update(stages)
+        self.rows += sum(labels.values())
+        self.unclassified += labels.get(UNCLASSIFIED, 0)
         if rows.bad:
             self.odd_count += len(rows.bad)
             self.odd_rows += sorted(rows.lines[at] for at in rows.bad)[: NAMED_ROWS - len(self.odd_rows)]
