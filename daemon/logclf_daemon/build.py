@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
@@ -55,16 +56,12 @@ def build_parts(config: Config, state: Path | None, before: Parts | None = None)
     """
     taxonomy = config.taxonomy
     notify_step("compiling the rules")
-    rules = load_rules(config.rules, taxonomy, folder("rules"), cache_directory())
-    model: ModelStage | None = None
-    if config.model.enabled:
-        notify_step("loading the model")
-        model = _model(config, before)
-        unknown = [label for label in model.labels if label not in taxonomy] if model else []
-        if model is not None and unknown:
-            if config.model.path != "builtin":
-                raise ConfigError(f"model.path: {config.model.path} answers {unknown[0]!r}, which is not a label")
-            model = None  # the user's own labels: the shipped model does not know them
+    with ThreadPoolExecutor(1, "model") as beside:  # both work mostly outside of Python
+        loading = beside.submit(_model, config, before)
+        rules = load_rules(config.rules, taxonomy, folder("rules"), cache_directory())
+        if config.model.enabled:
+            notify_step("loading the model")
+    model = loading.result()
     llm: LlmStage | None = None
     memory: VerdictMemory | None = None
     same = before is not None and before.config.llm == config.llm and before.config.labels == config.labels
@@ -80,10 +77,19 @@ def build_parts(config: Config, state: Path | None, before: Parts | None = None)
     return Parts(config, rules, model, memory, llm)
 
 
-def _model(config: Config, before: Parts | None) -> ModelStage:
-    """The model in use if its folder still holds the same files, else a new one."""
+def _model(config: Config, before: Parts | None) -> ModelStage | None:
+    """The model in use if its folder still holds the same files, else a new one; None where there shall be none."""
+    if not config.model.enabled:
+        return None
     model = before.model if before is not None and before.config.model == config.model else None
-    return model if model is not None and model.unchanged() else ModelStage(config.model)
+    if model is None or not model.unchanged():
+        model = ModelStage(config.model)
+    unknown = [label for label in model.labels if label not in config.taxonomy]
+    if not unknown:
+        return model
+    if config.model.path != "builtin":
+        raise ConfigError(f"model.path: {config.model.path} answers {unknown[0]!r}, which is not a label")
+    return None  # the user's own labels: the shipped model does not know them
 
 
 def _labelled(rules: RuleSet) -> list[tuple[str, str]]:

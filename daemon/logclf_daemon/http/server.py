@@ -15,6 +15,7 @@ from logclf_daemon.events import Bug, HttpListens, emit
 
 MAX_CONNECTIONS = 256
 STOP_SECS = 2
+TICK_SECS = 1.0
 
 
 class HttpServer:
@@ -29,6 +30,7 @@ class HttpServer:
         self._create = create
         self._socket: socket.socket | None = None
         self._server: Any = None
+        self._stopping = asyncio.Event()
         self.port = 0
 
     def open(self) -> None:
@@ -57,7 +59,7 @@ class HttpServer:
         assert self._socket is not None
         try:
             app = await asyncio.to_thread(self._create)
-            self._server = _server(app)
+            self._server = _server(app, self._stopping)
             emit(HttpListens(url=f"http://{self._options.listen}".replace(":0", f":{self.port}")))
             await self._server.serve(sockets=[self._socket])
         except ConfigError:
@@ -69,6 +71,7 @@ class HttpServer:
         """Answer what was asked, take no more."""
         if self._server is not None:
             self._server.should_exit = True
+            self._stopping.set()
 
     def close(self) -> None:
         if self._socket is not None:
@@ -101,13 +104,19 @@ def is_loopback(host: str) -> bool:
         return False
 
 
-def _server(app: Any) -> Any:
+def _server(app: Any, stopping: asyncio.Event) -> Any:
     import uvicorn
 
     class Server(uvicorn.Server):
         @contextlib.contextmanager
         def capture_signals(self) -> Iterator[None]:
             yield  # they belong to whoever runs the loop
+
+        async def main_loop(self) -> None:
+            # uvicorn would look ten times a second whether it shall stop; its `Date` needs one look.
+            while not await self.on_tick(0):
+                with contextlib.suppress(TimeoutError):
+                    await asyncio.wait_for(stopping.wait(), TICK_SECS)
 
     config = uvicorn.Config(
         app,

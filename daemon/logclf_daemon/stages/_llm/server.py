@@ -17,8 +17,6 @@ import httpx
 import ollama
 from pydantic import BaseModel, ConfigDict, Field
 
-from logclf_daemon.errors import ConfigError
-
 # ValueError holds JSON and validation errors; the client's own mistakes are among the others.
 CLIENT_ERRORS = (
     ollama.ResponseError,
@@ -181,8 +179,6 @@ def _refuse_remote(answer: object) -> None:
 def _client(address: str, timeout_secs: float, allow_remote: bool) -> ollama.Client:
     """The client, without the redirects and the `Authorization` header it would add on its own."""
     url = urlsplit(address)
-    if url.scheme not in {"http", "https"} or not url.hostname:
-        raise ConfigError(f"llm.url: {address!r} is not a URL; write http://127.0.0.1:11434")
 
     def without_key(request: httpx.Request) -> None:
         if request.url.host in _LOOPBACK:
