@@ -23,7 +23,7 @@ from logclf_daemon.build import (
     waiting_room,
 )
 from logclf_daemon.cascade import Cascade
-from logclf_daemon.config import Config
+from logclf_daemon.config import Config, located
 from logclf_daemon.control import Answer, ControlServer, socket_path
 from logclf_daemon.errors import ConfigError, ServiceUnavailable
 from logclf_daemon.events import (
@@ -97,7 +97,8 @@ class Service:
             self._pipeline = build_pipeline(self.config, self._cascade, state, once=self._once, sockets=sockets)
             await self._pipeline.open()
             if self._http is not None:
-                self._http.open()
+                with located(self.config):
+                    self._http.open()
             if not self._once:
                 await control.open()
             for left in sockets.close():

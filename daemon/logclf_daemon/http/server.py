@@ -13,6 +13,7 @@ from logclf_daemon.config import HttpOptions
 from logclf_daemon.errors import ConfigError, ServiceUnavailable
 from logclf_daemon.events import Bug, HttpListens, emit
 
+KEY = ("http", "listen")
 MAX_CONNECTIONS = 256
 STOP_SECS = 2
 TICK_SECS = 1.0
@@ -88,9 +89,9 @@ def split_listen(options: HttpOptions) -> tuple[str, int]:
     host, colon, port = listen.rpartition(":")
     host = host.removeprefix("[").removesuffix("]")
     if not colon or not host or not port.isdecimal() or int(port) > 65535:
-        raise ConfigError(f"http.listen: {listen!r} is no address; write host:port, such as 127.0.0.1:24280")
+        raise ConfigError(f"{listen!r} is no address; write host:port, such as 127.0.0.1:24280", KEY)
     if not is_loopback(host) and options.token is None:
-        raise ConfigError(f"http.listen: {host} is not loopback; set http.token, such as file:/etc/logclf/token")
+        raise ConfigError(f"{host} is not loopback; set http.token, such as file:/etc/logclf/token", KEY)
     return host, int(port)
 
 

@@ -85,8 +85,8 @@ class LlmStage:
     ) -> None:
         if not options.allow_remote and options.model.endswith(("-cloud", ":cloud")):
             raise ConfigError(
-                f"llm.model: {options.model!r} would send log lines to another host; "
-                "choose a local model or set llm.allow_remote"
+                f"{options.model!r} would send log lines to another host; choose a local model or set llm.allow_remote",
+                ("llm", "model"),
             )
         _refuse_no_url(options.url)
         self.options = options
@@ -236,7 +236,7 @@ class LlmStage:
 def _refuse_no_url(address: str) -> None:
     url = urlsplit(address)
     if url.scheme not in {"http", "https"} or not url.hostname:
-        raise ConfigError(f"llm.url: {address!r} is not a URL; write http://127.0.0.1:11434")
+        raise ConfigError(f"{address!r} is not a URL; write http://127.0.0.1:11434", ("llm", "url"))
 
 
 def server_of(options: LlmOptions) -> OllamaServer:

@@ -168,6 +168,11 @@ def load_rules(options: RulesOptions, taxonomy: Taxonomy, builtin: Path | None, 
     Raises:
         ConfigError: One line for each mistake; nothing of the set may be used then.
     """
+    for at, place in enumerate(options.paths):
+        if not place.exists():
+            raise ConfigError(
+                f"{place}: no such rule file or folder; create it or correct the path", ("rules", "paths", at)
+            )
     found = read_rules(options.paths, taxonomy, builtin=builtin if options.builtin else None)
     rules = RuleSet(found, cache, apart=True)
     if mistakes := list(rules.failed_examples()):

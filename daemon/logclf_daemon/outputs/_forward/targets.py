@@ -57,7 +57,7 @@ def _host_and_port(text: str, address: str) -> tuple[str, int]:
         port = port if colon else str(DEFAULT_PORT)
         good = True
     if not good or not host or "/" in host or not port.isdecimal() or not 0 < int(port) < 65536:
-        raise ValueError(f"'{address}' is no address: write host:port, such as 127.0.0.1:24224 or [::1]:24224")
+        raise ValueError(f"'{address}' is no address; write host:port, such as 127.0.0.1:24224 or [::1]:24224")
     return host, int(port)
 
 
