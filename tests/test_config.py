@@ -157,7 +157,7 @@ FORWARD = "inputs:\n  - type: forward\n    listen: {listen}\n{more}"
         ),
         (
             "model:\n  path: FOLDER/m\n",
-            "config.yaml:2: model.path: FOLDER/m: no such model folder; give it",
+            "config.yaml:2: model.path: FOLDER/m: no such model folder; give",
         ),
         (
             "model: {max_error_rate: 0.00001}\n",

@@ -107,6 +107,10 @@ class Config(_Section):
     labels: dict[str, str] = Field({}, description="name: description; replaces the default labels.")
     _written: Document | None = PrivateAttr(None)
 
+    def __eq__(self, other: object) -> bool:
+        """Two that mean the same are equal, wherever they were written."""
+        return isinstance(other, Config) and all(getattr(self, n) == getattr(other, n) for n in Config.model_fields)
+
     @field_validator("labels")
     @classmethod
     def _usable_labels(cls, labels: dict[str, str]) -> dict[str, str]:

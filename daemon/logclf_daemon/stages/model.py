@@ -63,7 +63,7 @@ class ModelStage:
     def __init__(self, options: ModelOptions) -> None:
         if not options.folder.is_dir():
             raise ConfigError(
-                f"{options.folder}: no such model folder; give it one made by `logclf-train`, or `builtin`",
+                f"{options.folder}: no such model folder; give `model.path` a folder made by `logclf-train`",
                 ("model", "path"),
             )
         loaded = folder.read(options.folder)
