@@ -11,6 +11,7 @@ sys.path[:0] = [str(HERE), str(HERE.parents[1] / "daemon"), str(HERE.parents[1] 
 import hotpath  # noqa: E402
 import llm  # noqa: E402
 import replay  # noqa: E402
+import scrape  # noqa: E402
 import start  # noqa: E402
 import tables  # noqa: E402
 import whole  # noqa: E402
@@ -29,6 +30,7 @@ PARTS = {
     "memory": whole.memory,
     "start": start.start,
     "idle": start.idle,
+    "scrape": scrape.scrape,
     "llm-hanging": llm.hanging,
     "llm-memory": llm.memory,
     "llm-cached": llm.cached,

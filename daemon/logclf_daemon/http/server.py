@@ -59,7 +59,7 @@ class HttpServer:
         """Answer until `stop`. A bug in here is told and never ends the daemon."""
         assert self._socket is not None
         try:
-            app = await asyncio.to_thread(self._create)
+            app = await asyncio.to_thread(self._made)
             self._server = _server(app, self._stopping)
             emit(HttpListens(url=f"http://{self._options.listen}".replace(":0", f":{self.port}")))
             await self._server.serve(sockets=[self._socket])
@@ -67,6 +67,11 @@ class HttpServer:
             raise
         except Exception as error:
             emit(Bug(where="http", error=repr(error)))
+
+    def _made(self) -> Any:
+        app = self._create()
+        asyncio.run(_asked_once(app))
+        return app
 
     def stop(self) -> None:
         """Answer what was asked, take no more."""
@@ -103,6 +108,27 @@ def is_loopback(host: str) -> bool:
         return ip_address(host).is_loopback
     except ValueError:
         return False
+
+
+async def _asked_once(app: Any) -> None:
+    """FastAPI builds each route when it is first passed by: a tenth of a second that no scrape shall wait for."""
+
+    async def receive() -> dict[str, Any]:
+        return {"type": "http.request", "body": b"", "more_body": False}
+
+    async def send(_message: Any) -> None:
+        pass
+
+    scope: dict[str, Any] = {
+        "type": "http",
+        "asgi": {"version": "3.0"},
+        "http_version": "1.1",
+        "method": "GET",
+        "scheme": "http",
+    }
+    scope |= {"headers": [(b"host", b"localhost")], "query_string": b"", "root_path": "", "client": None}
+    for path in ("/healthz", "/redoc"):
+        await app({**scope, "path": path, "raw_path": path.encode()}, receive, send)
 
 
 def _server(app: Any, stopping: asyncio.Event) -> Any:
