@@ -196,6 +196,11 @@ FORWARD = "inputs:\n  - type: forward\n    listen: {listen}\n{more}"
             "outputs:\n  - {type: forward, address: 'a:b'}\n",
             "config.yaml:2: outputs.0.address: 'a:b' is no address; write",
         ),
+        (
+            "outputs:\n  - {type: forward, address: 'forward://me:pw@box:1'}\n",
+            "config.yaml:2: outputs.0.address: 'forward://…@box:1' is no address",
+        ),
+        ("llm: {url: 'ftp://me:pw@box'}\n", "config.yaml:1: llm.url: 'ftp://…@box' is not a URL; write http://"),
         ("http:\n  token: file:FOLDER/none\n", "config.yaml:2: http.token: FOLDER/none cannot be read: No such file"),
         ("http:\n  token: credential:none\n", "config.yaml:2: http.token: /etc/logclf/credentials/none cannot be read"),
     ],

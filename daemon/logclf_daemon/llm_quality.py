@@ -91,7 +91,7 @@ def measure(stage: LlmStage, rows: Sequence[LabelledRow], progress: Callable[[in
         stage.spent = None
         (verdict,) = stage.classify([question])
         if stage.breaker != "closed":
-            raise ServiceUnavailable(f"{stage.options.url}: {stage.state}; see `logclf-daemon doctor`")
+            raise ServiceUnavailable(f"{stage.shown_url}: {stage.state}; see `logclf-daemon doctor`")
         if stage.spent is not None:
             spent.append(stage.spent)
         verdicts += [(row, verdict) for row in same if verdict is not None]

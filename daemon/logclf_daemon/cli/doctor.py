@@ -25,6 +25,7 @@ from logclf_daemon.control import ask, socket_path, system_socket
 from logclf_daemon.errors import ConfigError, LogclfError
 from logclf_daemon.http.server import split_listen
 from logclf_daemon.installation import SERVICE, Host
+from logclf_daemon.masking import without_login
 from logclf_daemon.outputs.forward import ForwardOutputOptions, targets_of
 from logclf_daemon.outputs.jsonl import JsonlOutputOptions
 from logclf_daemon.registry import INPUTS, OUTPUTS
@@ -274,7 +275,9 @@ def _ollama(config: Config) -> Iterator[Finding]:
     if models is None:
         state: Any = "fail" if config.llm.enabled is True else "warn"
         yield Finding(
-            state, f"Ollama: nothing answers at {config.llm.url}", "fine without; else start it: ollama serve"
+            state,
+            f"Ollama: nothing answers at {without_login(config.llm.url)}",
+            "fine without; else start it: ollama serve",
         )
     elif not {config.llm.model, f"{config.llm.model}:latest"} & set(models):
         yield Finding("warn", f"Ollama: has no model {config.llm.model}", f"ollama pull {config.llm.model}")

@@ -13,6 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from logclf_daemon.errors import ConfigError
 from logclf_daemon.events import LlmAbsent, LlmCalled, LlmStateChanged, emit
+from logclf_daemon.masking import without_login
 from logclf_daemon.record import Question, Verdict, abstention
 from logclf_daemon.stages._llm.breaker import Breaker
 from logclf_daemon.stages._llm.nearest import Nearest
@@ -90,6 +91,7 @@ class LlmStage:
             )
         _refuse_no_url(options.url)
         self.options = options
+        self.shown_url = without_login(options.url)
         shown = f"+{options.examples}" if options.examples else ""
         self.key = f"{options.model}/{taxonomy.digest}/{PROMPT_VERSION}{shown}"
         self.state = "unknown"
@@ -159,7 +161,7 @@ class LlmStage:
         try:
             verdict = self._twice(call)
         except CLIENT_ERRORS as error:
-            verdict = self._failed(failure(error, self.options.url, self.options.model))
+            verdict = self._failed(failure(error, self.shown_url, self.options.model))
         finally:
             with self._lock:
                 self._under_way.pop(threading.get_ident(), None)
@@ -174,7 +176,7 @@ class LlmStage:
         try:
             return call()
         except CLIENT_ERRORS as error:
-            if not failure(error, self.options.url, self.options.model).again:
+            if not failure(error, self.shown_url, self.options.model).again:
                 raise
             return call()
 
@@ -215,7 +217,7 @@ class LlmStage:
             changed, self.state = self.state != failed.state, failed.state
             self._breaker.failed()
         if changed and failed.state == "absent" and self.options.enabled == "auto":
-            emit(LlmAbsent(url=self.options.url))
+            emit(LlmAbsent(url=self.shown_url))
         elif changed:
             emit(LlmStateChanged(state=failed.state, detail=failed.detail))
         return abstention(failed.reason)
@@ -236,7 +238,7 @@ class LlmStage:
 def _refuse_no_url(address: str) -> None:
     url = urlsplit(address)
     if url.scheme not in {"http", "https"} or not url.hostname:
-        raise ConfigError(f"{address!r} is not a URL; write http://127.0.0.1:11434", ("llm", "url"))
+        raise ConfigError(f"{without_login(address)!r} is not a URL; write http://127.0.0.1:11434", ("llm", "url"))
 
 
 def server_of(options: LlmOptions) -> OllamaServer:

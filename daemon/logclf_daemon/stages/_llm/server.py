@@ -17,6 +17,8 @@ import httpx
 import ollama
 from pydantic import BaseModel, ConfigDict, Field
 
+from logclf_daemon.masking import without_login
+
 # ValueError holds JSON and validation errors; the client's own mistakes are among the others.
 CLIENT_ERRORS = (
     ollama.ResponseError,
@@ -168,7 +170,7 @@ def _words(error: Exception) -> str:
         text = str(inner.get("message", inner) if isinstance(inner, dict) else inner)
     except (ValueError, TypeError, KeyError, AttributeError):
         pass
-    return f"{type(error).__name__}: {text}"[:200]
+    return without_login(f"{type(error).__name__}: {text}")[:200]
 
 
 def _refuse_remote(answer: object) -> None:
