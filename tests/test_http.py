@@ -431,6 +431,18 @@ def test_the_policy_allows_nothing_but_our_own_files(tmp_path: Path) -> None:
     talk(tmp_path, conversation)
 
 
+@pytest.mark.parametrize("path", ["/", "/docs", "/redoc", "/assets/page.js"])
+def test_who_asks_for_the_head_of_a_page_gets_it(tmp_path: Path, path: str) -> None:
+    async def conversation(asked: httpx.AsyncClient, _host: SmallHost) -> None:
+        whole, head = await asked.get(path), await asked.head(path)
+
+        assert (head.status_code, head.content) == (200, b"")
+        assert head.headers["content-type"] == whole.headers["content-type"]
+        assert head.headers["content-length"] == whole.headers["content-length"]
+
+    talk(tmp_path, conversation)
+
+
 def test_what_is_no_http_goes_on_to_the_app() -> None:
     seen: list[str] = []
 

@@ -11,6 +11,8 @@ sys.path[:0] = [str(HERE), str(HERE.parents[1] / "daemon"), str(HERE.parents[1] 
 import hotpath  # noqa: E402
 import llm  # noqa: E402
 import replay  # noqa: E402
+import scrape  # noqa: E402
+import start  # noqa: E402
 import tables  # noqa: E402
 import whole  # noqa: E402
 from measure import machine  # noqa: E402
@@ -27,6 +29,9 @@ PARTS = {
     "files": whole.files,
     "save": whole.save,
     "memory": whole.memory,
+    "start": start.start,
+    "idle": start.idle,
+    "scrape": scrape.scrape,
     "llm-hanging": llm.hanging,
     "llm-memory": llm.memory,
     "llm-cached": llm.cached,

@@ -6,20 +6,26 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
+from urllib.parse import urlsplit
 
-import ollama
 from pydantic import BaseModel, ConfigDict, Field
 
 from logclf_daemon.errors import ConfigError
 from logclf_daemon.events import LlmAbsent, LlmCalled, LlmStateChanged, emit
+from logclf_daemon.masking import without_login
 from logclf_daemon.record import Question, Verdict, abstention
 from logclf_daemon.stages._llm.breaker import Breaker
 from logclf_daemon.stages._llm.nearest import Nearest
 from logclf_daemon.stages._llm.prior import Shares, corrected, likeliest
 from logclf_daemon.stages._llm.prompt import PROMPT_VERSION, Prompt
-from logclf_daemon.stages._llm.server import CLIENT_ERRORS, Failure, OllamaServer, failure
 from logclf_daemon.taxonomy import Taxonomy
+
+if TYPE_CHECKING:
+    # The client takes a sixth of a second to import: that is left for the first call, when the daemon is ready.
+    import ollama
+
+    from logclf_daemon.stages._llm.server import Failure, OllamaServer
 
 _DIGEST_DIGITS = 12
 
@@ -94,10 +100,12 @@ class LlmStage:
     ) -> None:
         if not options.allow_remote and options.model.endswith(("-cloud", ":cloud")):
             raise ConfigError(
-                f"llm.model: {options.model!r} would send log lines to another host; "
-                "choose a local model or set llm.allow_remote"
+                f"{options.model!r} would send log lines to another host; choose a local model or set llm.allow_remote",
+                ("llm", "model"),
             )
+        _refuse_no_url(options.url)
         self.options = options
+        self.shown_url = without_login(options.url)
         shown = f"+{options.examples}" if options.examples else ""
         prior = "-prior" if options.prior_correction else ""
         self.key = f"{options.model}/{taxonomy.digest}/{PROMPT_VERSION}{shown}{prior}"
@@ -111,7 +119,15 @@ class LlmStage:
         self._breaker = Breaker(clock)
         self._digest = ""
         self._under_way: dict[int, float] = {}
-        self._server = server_of(options)
+        self._connecting = threading.Lock()
+        self._connected: OllamaServer | None = None
+
+    @property
+    def _server(self) -> OllamaServer:
+        with self._connecting:
+            if self._connected is None:
+                self._connected = server_of(self.options)
+            return self._connected
 
     def identity(self) -> str:
         """The model's name, with the digest of its weights once the server told it."""
@@ -154,13 +170,15 @@ class LlmStage:
 
     def _counted(self, done: str, template: str, call: Callable[[], Verdict | None]) -> Verdict | None:
         """Make a call to the server; whatever comes of it is counted and a state."""
+        from logclf_daemon.stages._llm.server import CLIENT_ERRORS, failure
+
         started = self._clock()
         with self._lock:
             self._under_way[threading.get_ident()] = started
         try:
             verdict = self._twice(call)
         except CLIENT_ERRORS as error:
-            verdict = self._failed(failure(error, self.options.url, self.options.model))
+            verdict = self._failed(failure(error, self.shown_url, self.options.model))
         finally:
             with self._lock:
                 self._under_way.pop(threading.get_ident(), None)
@@ -170,10 +188,12 @@ class LlmStage:
 
     def _twice(self, call: Callable[[], Verdict | None]) -> Verdict | None:
         """A runner that was killed under a question is there again for the next: ask once more, and only once."""
+        from logclf_daemon.stages._llm.server import CLIENT_ERRORS, failure
+
         try:
             return call()
         except CLIENT_ERRORS as error:
-            if not failure(error, self.options.url, self.options.model).again:
+            if not failure(error, self.shown_url, self.options.model).again:
                 raise
             return call()
 
@@ -243,7 +263,7 @@ class LlmStage:
             changed, self.state = self.state != failed.state, failed.state
             self._breaker.failed()
         if changed and failed.state == "absent" and self.options.enabled == "auto":
-            emit(LlmAbsent(url=self.options.url))
+            emit(LlmAbsent(url=self.shown_url))
         elif changed:
             emit(LlmStateChanged(state=failed.state, detail=failed.detail))
         return abstention(failed.reason)
@@ -256,11 +276,21 @@ class LlmStage:
             emit(LlmStateChanged(state="ready", detail=self.options.model))
 
     def close(self) -> None:
-        self._server.close()
+        with self._connecting:
+            if self._connected is not None:
+                self._connected.close()
+
+
+def _refuse_no_url(address: str) -> None:
+    url = urlsplit(address)
+    if url.scheme not in {"http", "https"} or not url.hostname:
+        raise ConfigError(f"{without_login(address)!r} is not a URL; write http://127.0.0.1:11434", ("llm", "url"))
 
 
 def server_of(options: LlmOptions) -> OllamaServer:
     """The server of these options. What is the same for all questions is set here: changing it reloads the model."""
+    from logclf_daemon.stages._llm.server import OllamaServer
+
     runner: dict[str, Any] = {"num_ctx": options.num_ctx}
     if options.num_thread is not None:
         runner["num_thread"] = options.num_thread
@@ -277,6 +307,8 @@ def server_of(options: LlmOptions) -> OllamaServer:
 
 def reachable_models(options: LlmOptions) -> list[str] | None:
     """The names of the models the server has; None if nothing answers."""
+    from logclf_daemon.stages._llm.server import CLIENT_ERRORS
+
     server = server_of(options)
     try:
         return server.models()

@@ -18,6 +18,7 @@ from typing import BinaryIO, Protocol
 
 from logclf_daemon.cascade import Answer
 from logclf_daemon.errors import BadInput
+from logclf_daemon.record import Verdict
 from logclf_daemon.tables.columns import place_of, refuse_taken, time_place
 from logclf_daemon.tables.encodings import as_utf8
 from logclf_daemon.tables.rows import (
