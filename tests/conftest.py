@@ -9,12 +9,15 @@ from pathlib import Path
 
 import pytest
 
+from logclf_daemon import events
+
 REQUIRED = set(os.environ.get("LOGCLF_TEST_REQUIRE", "").split(","))
 
 
 @pytest.fixture(autouse=True)
 def _private_places(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """No test reads or writes the user's own state or takes options from the environment."""
+    """No test uses the user's state or environment, and what one logged holds back nothing in the next."""
+    monkeypatch.setattr(events, "_limiter", events._Limiter())
     monkeypatch.setenv("STATE_DIRECTORY", str(tmp_path / "state"))
     monkeypatch.delenv("NOTIFY_SOCKET", raising=False)
     for name in [name for name in os.environ if name.startswith("LOGCLF_") and not name.startswith("LOGCLF_TEST")]:
