@@ -29,7 +29,9 @@ def rule(pattern: str, label: str = "Error", **more: object) -> Rule:
 class FixedStage:
     """Answers by the words of a template; counts what it is asked."""
 
-    def __init__(self, answers: dict[str, str] | None = None, *, name: str = "model", confidence: float = 0.9) -> None:
+    def __init__(
+        self, answers: dict[str, str] | None = None, *, name: str = "model", confidence: float | None = 0.9
+    ) -> None:
         self.name = name
         self.asked: list[Question] = []
         self._answers = answers or {}

@@ -31,6 +31,9 @@ if "complaint" in order:
     sys.exit(order.get("code", 1))
 
 print(order.get("hint", ""), end="", file=sys.stderr)
+if options.get("cursor") and not options["cursor"].startswith("s="):
+    print("Failed to seek to cursor: Invalid argument", file=sys.stderr)
+    sys.exit(1)
 
 def entries():
     names = sorted(name for name in os.listdir(home) if name.endswith(".entry"))
@@ -39,10 +42,14 @@ def entries():
 def cursor_of(entry):
     return entry.partition(b"__CURSOR=")[2].partition(b"\\n")[0].decode()
 
+def written_at(entry):
+    return int(entry.partition(b"__REALTIME_TIMESTAMP=")[2].partition(b"\\n")[0])
+
 def shown_from(found):
     wanted = options.get("cursor")
     if not wanted:
-        return 0
+        since = int(options.get("since", "@0")[1:]) * 1000000
+        return sum(written_at(entry) < since for _, entry in found)
     for at, (_, entry) in enumerate(found):
         if cursor_of(entry) >= wanted:
             return at
@@ -82,6 +89,7 @@ class JournalDouble:
         self.home = folder / "journal"
         self.program = folder / "bin"
         self._count = 0
+        self.passed_secs = 0  # between the first entry and the coming ones
         self.home.mkdir()
         self.program.mkdir()
         script = self.program / "journalctl"
@@ -94,7 +102,7 @@ class JournalDouble:
         cursor = f"s=1;i={self._count:06d}"
         meta: dict[str, Value | Sequence[Value]] = {
             "__CURSOR": cursor,
-            "__REALTIME_TIMESTAMP": str(1_700_000_000_000_000 + self._count),
+            "__REALTIME_TIMESTAMP": str(1_700_000_000_000_000 + self._count + 1_000_000 * self.passed_secs),
         }
         written = exported({**meta, **fields, "MESSAGE": message})
         part = self.home / f"{self._count:06d}.part"

@@ -153,9 +153,9 @@ def test_a_flood_of_new_templates_keeps_memory_flat() -> None:
         ]
         classify(tested, lines)
 
-    caches = tested.generation.caches("app.log")
-    assert len(caches.folds) <= 2 * (8192 + 1000)
-    assert len(caches.templates) <= 2 * (16384 + 1000)
+    caches = tested.generation.caches("app.log", None)
+    assert 8192 <= len(caches.folds) <= 2 * (8192 + 1000)
+    assert 16384 <= len(caches.templates) <= 2 * (16384 + 1000)
 
 
 def test_sources_of_one_kind_share_a_cache() -> None:
@@ -186,6 +186,16 @@ def test_the_verdict_is_one_map_and_the_fields_stay() -> None:
         "generation": 1,
     }
     assert fields == {"log": "boom 5", "n": 5}
+
+
+def test_a_confidence_that_was_not_measured_is_left_out() -> None:
+    tested = cascade([], [FixedStage({"disk": "Resource Usage"}, name="llm", confidence=None)])
+
+    (answer,) = classify(tested, [b"disk full"]).answers
+
+    assert answer is not None
+    assert list(answer.fields) == ["label", "stage", "template", "generation"]
+    assert msgpack.unpackb(bytes(answer.raw)) == answer.fields
 
 
 def test_flat_fields_on_request() -> None:

@@ -5,6 +5,7 @@ The tools that CI can install check and run theirs in `tests/integrations`.
 
 from __future__ import annotations
 
+import asyncio
 import json
 import re
 from fnmatch import fnmatchcase
@@ -13,8 +14,15 @@ from typing import Any
 
 import pytest
 import yaml
+from msgspec import Raw
 
+from logclf_daemon.build import build_parts, cascade_of, close
+from logclf_daemon.codec import raw_str
 from logclf_daemon.config import Config, load_config
+from logclf_daemon.enrichment import Enrichment
+from logclf_daemon.outputs._jsonl.text import JsonText
+from logclf_daemon.record import Batch, Record
+from logclf_daemon.stages.llm import LlmOptions
 from logclf_daemon.taxonomy import DEFAULT_LABELS
 
 ROOT = Path(__file__).parents[1] / "integrations"
@@ -22,9 +30,6 @@ OTHERS = {"prometheus", "grafana"}  # with tests of their own
 FOLDERS = sorted(path for path in ROOT.iterdir() if path.is_dir() and path.name not in OTHERS)
 CONFIGS = sorted(path for path in ROOT.rglob("config*.yaml") if "templates" not in path.parts)
 FLUENT_BIT = sorted(ROOT.rglob("fluent-bit*.conf"))
-# Of the values that ECS allows for event.category and event.type.
-ECS_CATEGORIES = {"configuration", "host", "intrusion_detection", "process", "session", "web"}  # those in use
-ECS_TYPES = {"access", "error", "info"}
 
 
 def document(*names: str) -> Any:
@@ -100,46 +105,90 @@ def test_the_parts_of_the_vector_configuration_are_connected() -> None:
     assert any(fnmatchcase(path, glob) for glob in source["paths"])
 
 
-def test_the_collector_gives_every_label_a_severity() -> None:
+def test_the_parts_of_the_collector_configuration_are_connected() -> None:
     found = document("otel-collector", "otelcol.yaml")
     (statements,) = [item["statements"] for item in found["processors"]["transform"]["log_statements"]]
     logs = found["service"]["pipelines"]["logs"]
 
     assert all(set(logs[part]) <= set(found[part]) for part in ("receivers", "processors", "exporters"))
-    labels = [match for statement in statements for match in re.findall(r'"label"\] == "(.*)"', statement)]
-    assert sorted(labels) == sorted(DEFAULT_LABELS)
+    read = {name for statement in statements for name in re.findall(r'attributes(?:\[|, )"(\w+)"', statement)}
+    assert read == set(Enrichment(["otel"]).fields("Error", None))
 
 
-def test_elasticsearch_knows_every_label_by_fields_that_ecs_has() -> None:
+def ecs(label: str) -> dict[str, object]:
+    """What the daemon adds for a label, without the prefixes."""
+    fields = Enrichment(["ecs"]).fields(label, None)
+    return {name.partition(".")[2]: list(v) if isinstance(v, tuple) else v for name, v in fields.items()}
+
+
+def test_the_ingest_pipeline_says_what_the_daemon_says() -> None:
     pipeline = json.loads((ROOT / "elasticsearch" / "ingest-pipeline.json").read_text())
+
+    assert pipeline["processors"][0]["script"]["params"] == {label: ecs(label) for label in DEFAULT_LABELS}
+
+
+def test_the_index_template_has_every_field_that_the_daemon_adds() -> None:
     template = json.loads((ROOT / "elasticsearch" / "index-template.json").read_text())
-    known = pipeline["processors"][0]["script"]["params"]
+    fields = template["template"]["mappings"]["properties"]
 
-    assert sorted(known) == sorted(DEFAULT_LABELS)
-    assert {row["category"] for row in known.values()} <= {*ECS_CATEGORIES, None}
-    assert {row["type"] for row in known.values()} <= ECS_TYPES
-    fields = template["template"]["mappings"]["properties"]["logclf"]["properties"]
-    assert {"label", "confidence", "stage", "rule", "reason", "template", "generation"} == set(fields)
+    assert set(fields["log"]["properties"]) == {"level"}
+    assert set(fields["event"]["properties"]) == {"kind", "category", "type"}
+    assert {"label", "confidence", "stage", "rule", "reason", "template", "generation"} == set(
+        fields["logclf"]["properties"]
+    )
 
 
-def test_the_table_of_elasticsearch_says_what_the_pipeline_does() -> None:
-    pipeline = json.loads((ROOT / "elasticsearch" / "ingest-pipeline.json").read_text())
-    text = (ROOT / "elasticsearch" / "README.md").read_text()
-    rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in text.splitlines() if line.startswith("|")]
+def rows_of(readme: Path) -> dict[str, list[str]]:
+    """The table of a README by the labels in its first cells."""
+    lines = [line for line in readme.read_text().splitlines() if line.startswith("|")][2:]
+    cells = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines]
+    return {label: row[1:] for row in cells for label in row[0].split(", ")}
 
-    assert {row[0]: row[1:] for row in rows[2:]} == {
-        label: [row["level"], row["category"] or "", row["type"], str(row["severity"])]
-        for label, row in pipeline["processors"][0]["script"]["params"].items()
+
+def test_the_tables_of_the_readmes_say_what_the_daemon_does() -> None:
+    def written(value: object) -> str:
+        return ", ".join(value) if isinstance(value, list) else str(value)
+
+    severities = {label: Enrichment(["otel"]).fields(label, None) for label in DEFAULT_LABELS}
+
+    assert rows_of(ROOT / "elasticsearch" / "README.md") == {
+        label: [written(ecs(label).get(name, "")) for name in ("level", "kind", "category", "type")]
+        for label in DEFAULT_LABELS
+    }
+    assert rows_of(ROOT / "otel-collector" / "README.md") == {
+        label: [f"{fields['severityNumber']} ({fields['severityText']})"] for label, fields in severities.items()
     }
 
 
-def test_the_collector_and_elasticsearch_agree_on_severities() -> None:
-    pipeline = json.loads((ROOT / "elasticsearch" / "ingest-pipeline.json").read_text())
-    text = (ROOT / "otel-collector" / "otelcol.yaml").read_text()
-    numbers = {"INFO": 9, "WARN": 13, "ERROR": 17, "FATAL": 21}
+def test_loki_gets_fields_that_the_daemon_writes_and_then_only_the_line() -> None:
+    ((_, options),) = [
+        found for found in sections((ROOT / "loki" / "fluent-bit.conf").read_text()) if found[0] == "OUTPUT"
+    ]
+    config = load_config(ROOT / "loki" / "config.yaml")
+    added = set(Enrichment(config.record.enrich).fields("Error", None))
+    named = set(re.findall(r"\$(\w+)", options["labels"] + options["structured_metadata"]))
 
-    assert {label: numbers[name] for name, label in re.findall(r'SEVERITY_NUMBER_(\w+)\).*== "(.*)"', text)} == {
-        label: row["severity"] for label, row in pipeline["processors"][0]["script"]["params"].items()
+    assert named <= {"logclf", "file", *added}
+    assert set(re.split(r",\s*", options["remove_keys"])) == {"logclf", "file", *added}
+
+
+@pytest.mark.parametrize("folder", ["elasticsearch", "loki", "otel-collector"])
+def test_what_a_store_is_promised_is_in_the_records(folder: str, tmp_path: Path) -> None:
+    config = load_config(ROOT / folder / "config.yaml")
+    parts = build_parts(config.model_copy(update={"llm": LlmOptions(enabled=False)}), tmp_path)
+    cascade = cascade_of(parts)
+    (source,) = config.model_dump()["inputs"]
+    line = b"sshd[7]: Failed password for root from 10.0.0.9 port 22 ssh2"
+    record = Record(Raw(b"\x01"), {source["message_key"]: raw_str(line), "file": raw_str(b"/var/log/auth.log")})
+
+    batch = Batch("auth.log", [record])
+    cascade.attach(batch.records, asyncio.run(cascade.classify_batch(batch)).answers)
+    close(cascade, parts)
+
+    found = json.loads(JsonText().lines([record]))
+    expected = Enrichment(config.record.enrich).fields("Security Alert", None)
+    assert {name: found[name] for name in expected} == {
+        name: list(value) if isinstance(value, tuple) else value for name, value in expected.items()
     }
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import json
 import os
 import signal
@@ -238,6 +239,63 @@ def test_no_entry_is_lost_where_the_one_read_last_has_gone(journal: JournalDoubl
     journal.vacuum(1)
 
     assert messages(once(state_folder)) == [b"new"]
+
+
+def spoil_cursor(folder: Path, **other: object) -> None:
+    """What a foreign hand or a restored backup leaves in the state."""
+    state = StateDb.open(folder)
+    (offset,) = state.load_offsets("journald")
+    state.commit([dataclasses.replace(offset, anchor=b"no cursor", **other)])  # type: ignore[arg-type]
+    state.close()
+
+
+def test_a_cursor_that_is_none_is_replaced_by_its_time_and_told_once(
+    journal: JournalDouble, state_folder: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    journal.write("long read")
+    journal.passed_secs = 100
+    journal.write("read last")
+    once(state_folder)
+    spoil_cursor(state_folder)
+    journal.passed_secs = 200
+    journal.write("new")
+
+    first, second = once(state_folder), once(state_folder)
+
+    assert messages(first) == [b"read last", b"new"]  # by the second: one may come twice, none is lost
+    assert messages(second) == []
+    (told,) = [record for record in caplog.records if "stored cursor" in record.getMessage()]
+    assert told.levelname == "WARNING"
+    assert "2023-11-14T22:15:00" in told.getMessage()
+
+
+def test_without_a_time_a_cursor_that_is_none_means_from_the_oldest_entry(
+    journal: JournalDouble, state_folder: Path
+) -> None:
+    journal.write("old")
+    once(state_folder)
+    spoil_cursor(state_folder, head=b"")
+
+    assert messages(once(state_folder)) == [b"old"]
+
+
+def test_following_goes_on_after_a_cursor_that_is_none(journal: JournalDouble, state_folder: Path) -> None:
+    journal.write("old")
+    once(state_folder)
+    spoil_cursor(state_folder)
+    journal.passed_secs = 10
+    state = StateDb.open(state_folder)
+    seen: list[Batch] = []
+
+    def enough() -> bool:
+        if len(messages(seen)) == journal.entries < 4:
+            journal.write(str(len(messages(seen))))
+        return len(messages(seen)) == 4
+
+    asyncio.run(follow(state, seen, enough))
+    state.close()
+
+    assert messages(seen) == [b"old", b"1", b"2", b"3"]
 
 
 def test_a_journalctl_that_dies_is_started_again_where_it_stopped(journal: JournalDouble) -> None:

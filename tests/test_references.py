@@ -76,6 +76,8 @@ VALUES: dict[Any, str] = {
     bool: "true",
     "rules.paths": "/a",
     "record.message_keys": "[a, b]",
+    "record.enrich": "[ecs]",
+    "record.meanings": "{Error: {level: warn}}",
     "labels": "{Fire: it burns, Water: it is wet}",
     "inputs": "[{type: stdin}]",
     "outputs": "{type: jsonl}",

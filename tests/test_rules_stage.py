@@ -98,7 +98,9 @@ def test_a_missing_folder_is_named() -> None:
 
 @pytest.mark.parametrize("engine", [HyperscanEngine, Re2Engine])
 def test_the_highest_priority_wins_then_file_and_order(engine: type, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("logclf_daemon.stages.rules.engine_for", lambda patterns, _cache, apart: engine(patterns))
+    monkeypatch.setattr(
+        "logclf_daemon.stages._rules.matcher.engine_for", lambda patterns, _cache, apart: engine(patterns)
+    )
     rules = RuleSet([rule("a.*b", id="first"), rule("b", id="second"), rule("A.*B", id="third", ignore_case=True)])
 
     assert [winner(rules, line) for line in (b"a b", b"xb", b"ayB", b"c")] == ["first", "second", "third", None]

@@ -12,6 +12,7 @@ from pathlib import Path
 from logclf_daemon.activation import PassedSockets
 from logclf_daemon.cascade import Cascade, Generation
 from logclf_daemon.config import Config, located, state_directory
+from logclf_daemon.enrichment import Enrichment
 from logclf_daemon.errors import ConfigError, ServiceUnavailable, StageError
 from logclf_daemon.events import StateTrouble, emit, model_llm_answers
 from logclf_daemon.notify import notify_step
@@ -172,6 +173,7 @@ def cascade_of(parts: Parts, *, patient: bool = False, budget: int | None = None
         message_keys=record.message_keys,
         field_name=record.field,
         flatten=record.flatten,
+        enrichment=Enrichment(record.enrich, record.meanings) if record.enrich else None,
         local_wait_secs=float("inf") if patient else parts.config.model.wait_secs,
     )
 

@@ -1,8 +1,10 @@
 """THE HOT PATH: every line gets its verdict from the cheapest stage that is sure.
 
-For each line: one scan with all rules; the digit-to-0 fold of the line looks up its template (level 1), a new fold is
-reduced to its template key (level 2); the template holds one pre-encoded verdict for each rule and one for "no rule".
-Only templates never seen in this generation go to the later stages, once each.
+The digit-to-0 fold of a line looks up what all lines of that fold get (level 1): in most logs, for most lines, the
+digits decide nothing, and no rule is tried again. A new fold is scanned with all rules, once, and reduced to its
+template key (level 2), which holds one pre-encoded verdict for each rule and one for "no rule". Where the digits may
+decide, a rule or the template, each line is scanned with the patterns that look at digits. Only templates never seen in
+this generation go to the later stages, once each.
 
 Nothing here logs, counts or builds a dict for a single record; work is done a batch at a time.
 """
@@ -12,10 +14,11 @@ from __future__ import annotations
 import asyncio
 import re
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
+from operator import attrgetter
 from pathlib import PurePath
 from typing import Protocol
 
@@ -24,6 +27,7 @@ from prometheus_client import Counter as Counted
 
 from logclf_daemon.cache import TwoGenerations
 from logclf_daemon.codec import encode, message_lines, sealed_with
+from logclf_daemon.enrichment import Encoded, Enrichment
 from logclf_daemon.errors import StageError
 from logclf_daemon.events import Bug, StageFailed, cache_hits, cache_misses, emit, stage_seconds, verdicts_total
 from logclf_daemon.failpoint import reached
@@ -44,10 +48,19 @@ ASKED_TOGETHER = 16  # templates a turn: a batch full of new ones must not hold 
 
 
 class Rules(Protocol):
-    """What the cascade needs of the rules stage on the hot path."""
+    """What the cascade needs of the rules stage on the hot path. The numbers of rules are in winning order."""
+
+    def scope(self, source: str) -> Hashable:
+        """The same for sources whose lines meet the same rules."""
+
+    def by_fold(self, source: str, folds: Sequence[bytes]) -> list[tuple[int, bool]]:
+        """For each fold: the best rule among those that match all its lines, or -1, and whether their digits count."""
+
+    def by_digits(self, source: str, lines: Sequence[bytes]) -> tuple[list[int], dict[int, list[tuple[int, int]]]]:
+        """For each line the best rule that looks at digits, or -1; for some which of `template.KEPT` end where."""
 
     def match(self, source: str, lines: Sequence[bytes]) -> tuple[list[int], dict[int, list[tuple[int, int]]]]:
-        """For each line the number of the winning rule or -1; for some lines which of `template.KEPT` end where."""
+        """Both at once: for each line the winning rule or -1; for some which of `template.KEPT` end where."""
 
     def verdict(self, number: int) -> Verdict:
         """What that rule says."""
@@ -56,7 +69,7 @@ class Rules(Protocol):
 class Answer:
     """A verdict with its template, encoded once for all records that get it."""
 
-    __slots__ = ("fields", "generation", "question", "raw", "seen", "series", "template", "verdict")
+    __slots__ = ("fields", "generation", "question", "raw", "seen", "series", "standard", "template", "verdict")
 
     def __init__(self, verdict: Verdict, template: str, generation: int, question: Question | None = None) -> None:
         self.verdict = verdict
@@ -65,7 +78,10 @@ class Answer:
         self.generation = generation
         self.question = question
         self.seen: Seen | None = None  # the traffic's own
-        self.fields: dict[str, object] = {"label": verdict.label, "confidence": round(verdict.confidence, 4)}
+        self.standard: Encoded | None = None  # the enrichment's own
+        self.fields: dict[str, object] = {"label": verdict.label}
+        if verdict.confidence is not None:
+            self.fields["confidence"] = verdict.rounded
         self.fields["stage"] = verdict.stage
         if verdict.rule is not None:
             self.fields["rule"] = verdict.rule
@@ -75,33 +91,67 @@ class Answer:
         self.raw = Raw(encode(self.fields))
 
 
-class Known(dict[int, Answer]):
-    """A template seen in this generation: its answer by rule number, `NO_RULE` for what the later stages said."""
+class Decided:
+    """What a rule says of a template."""
 
-    __slots__ = ("generation", "local", "question", "renewal", "verdict_of")
+    __slots__ = ("answer",)
+
+    def __init__(self, answer: Answer) -> None:
+        self.answer = answer
+
+
+class DigitsCount:
+    """A fold whose lines have to be looked at one by one; `rule` is the best of those that match them all."""
+
+    __slots__ = ("answer", "rule")
+
+    def __init__(self, rule: int) -> None:
+        self.answer = None
+        self.rule = rule
+
+
+class Known:
+    """A template seen in this generation; `answer` is what the later stages said, None while it is open."""
+
+    __slots__ = ("_decided", "answer", "generation", "local", "question", "renewal", "verdict_of")
 
     def __init__(self, question: Question, generation: int, verdict_of: Callable[[int], Verdict]) -> None:
-        super().__init__()
         self.question = question
         self.generation = generation
         self.verdict_of = verdict_of
+        self.answer: Answer | None = None
         self.local: Verdict | None = None  # what the local stages said, when they were asked
         self.renewal: asyncio.Future[Verdict] | None = None  # the question that will replace a provisional verdict
+        self._decided: dict[int, Decided] = {}
 
-    def __missing__(self, rule: int) -> Answer | None:
+    def under(self, rule: int) -> Known | Decided:
+        """What lines of this template get that this rule matches, or none for `NO_RULE`."""
         if rule == NO_RULE:
-            return None
-        self[rule] = answer = self.answer(self.verdict_of(rule))
-        return answer
+            return self
+        decided = self._decided.get(rule)
+        if decided is None:
+            decided = self._decided[rule] = Decided(self.answer_of(self.verdict_of(rule)))
+        return decided
 
-    def answer(self, verdict: Verdict) -> Answer:
+    def answer_of(self, verdict: Verdict) -> Answer:
         return Answer(verdict, self.question.template, self.generation, self.question)
+
+
+Case = Known | Decided | DigitsCount
+_answer_of = attrgetter("answer")
 
 
 @dataclass(slots=True)
 class _Caches:
-    folds: TwoGenerations[bytes, Known]
+    folds: TwoGenerations[bytes, Case]
+    exact: TwoGenerations[bytes, Known]  # folds with the digits that count
     templates: TwoGenerations[bytes, Known]
+
+    def trim(self) -> None:
+        """Bound the memory, once a batch."""
+        self.folds.trim()
+        self.exact.trim()
+        self.templates.trim()
 
 
 @dataclass(slots=True)
@@ -135,7 +185,7 @@ class Step:
         return {
             "stage": self.stage,
             "label": None if verdict is None or verdict.abstained else verdict.label,
-            "confidence": None if verdict is None else round(verdict.confidence, 4),
+            "confidence": None if verdict is None else verdict.rounded,
             "rule": verdict.rule if verdict else None,
             "reason": verdict.reason if verdict else None,
             "microseconds": round(self.secs * 1e6, 1),
@@ -169,90 +219,119 @@ class Generation:
         self.rules = rules
         self.stages = tuple(stages)
         self.taxonomy = taxonomy
-        self._caches: dict[str, _Caches] = {}
+        self._caches: dict[Hashable, _Caches] = {}
         self.no_message = Answer(abstention("no_message"), template_id(b""), number)
 
-    def caches(self, kind: str) -> _Caches:
-        """The caches of one class of sources."""
-        caches = self._caches.pop(kind, None)
+    def caches(self, kind: str, scope: Hashable) -> _Caches:
+        """The caches of one class of sources whose lines meet the same rules."""
+        caches = self._caches.pop((kind, scope), None)
         if caches is None:
             if len(self._caches) >= MAX_CLASSES:
                 del self._caches[next(iter(self._caches))]
             # Many classes share the memory of a few; each shrinks as they come.
-            share = max(1, len(self._caches) // 4)
-            caches = _Caches(TwoGenerations(LEVEL1_LIMIT // share), TwoGenerations(LEVEL2_LIMIT // share))
-        self._caches[kind] = caches  # used last
+            level1, level2 = (limit // max(1, len(self._caches) // 4) for limit in (LEVEL1_LIMIT, LEVEL2_LIMIT))
+            caches = _Caches(TwoGenerations(level1), TwoGenerations(level1), TwoGenerations(level2))
+        self._caches[kind, scope] = caches  # used last
         return caches
+
+    def alike(self, source: str) -> Hashable:
+        """The same for sources whose lines get the same answers: of one class, under the same rules."""
+        return source_class(source), self.rules.scope(source)
 
     def recall(
         self, source: str, lines: Sequence[bytes | None]
     ) -> tuple[list[Answer | None], list[tuple[Known, list[int]]]]:
         """Answers from rules and caches; templates still open, each with the positions of its lines."""
         kind = source_class(source)
-        caches = self.caches(kind)
+        caches = self.caches(kind, self.rules.scope(source))
         # `all` costs a tenth of `None in`: the slow look comes only when something is empty.
         texts: Sequence[bytes] = lines if all(lines) else [line or b"" for line in lines]  # type: ignore[assignment]
-        started = time.perf_counter()
-        numbers, kept = self.rules.match(source, texts)
-        _RULES_SECONDS.observe(time.perf_counter() - started)
         folds = [text.translate(FOLD) for text in texts]
-        if max(map(len, folds), default=0) > MAX_BYTES:
-            folds = [
-                line_fold(text) if len(text) > MAX_BYTES else known for text, known in zip(texts, folds, strict=True)
-            ]
-        for at, found in kept.items():
-            folds[at] = line_fold(texts[at], found)
-        knowns = list(map(caches.folds.young.get, folds))
-        if not all(knowns):
-            self._find(caches, knowns, folds, texts, kept, kind)
+        cases: list[Case | None] = list(map(caches.folds.young.get, folds))
+        if all(cases):
+            _FOLD_HITS.inc(len(cases))
         else:
-            _FOLD_HITS.inc(len(knowns))
-        answers: list[Answer | None] = [known[number] for known, number in zip(knowns, numbers, strict=True)]  # type: ignore[index]
+            self._find(caches, source, kind, cases, folds, texts)
+        answers: list[Answer | None] = list(map(_answer_of, cases))
+        if not all(answers):
+            self._look_at_digits(caches, source, kind, cases, answers, texts)
         if texts is not lines:
             answers = [self.no_message if line is None else answer for line, answer in zip(lines, answers, strict=True)]
         opened: dict[str, tuple[Known, list[int]]] = {}
         if not all(answers):
-            for at, (known, answer) in enumerate(zip(knowns, answers, strict=True)):
-                if answer is None and known is not None:
-                    opened.setdefault(known.question.template, (known, []))[1].append(at)
-        caches.folds.trim()
-        caches.templates.trim()
+            for at, (case, answer) in enumerate(zip(cases, answers, strict=True)):
+                if answer is None and type(case) is Known:
+                    opened.setdefault(case.question.template, (case, []))[1].append(at)
+        caches.trim()
         return answers, list(opened.values())
 
     def _find(
         self,
         caches: _Caches,
-        knowns: list[Known | None],
+        source: str,
+        kind: str,
+        cases: list[Case | None],
         folds: Sequence[bytes],
         texts: Sequence[bytes],
-        kept: Mapping[int, Sequence[tuple[int, int]]],
-        kind: str,
     ) -> None:
-        """Fill in the templates of the lines whose fold is not among those used last."""
-        learned = new = 0
-        for at, known in enumerate(knowns):
-            if known is None:
-                known = caches.folds.find(folds[at])
-                if known is None:
-                    learned += 1
-                    known, is_new = self._learn(caches, folds[at], texts[at], kept.get(at), kind)
-                    new += is_new
-                knowns[at] = known
-        for series, count in zip(_CACHE_SERIES, (len(knowns) - learned, learned, learned - new, new), strict=True):
-            series.inc(count)
+        """Fill in what the lines get whose fold is not among those used last."""
+        missing = [at for at, case in enumerate(cases) if case is None]
+        fresh: dict[bytes, int] = {}
+        for at in missing:
+            cases[at] = caches.folds.find(folds[at])
+            if cases[at] is None:
+                fresh.setdefault(folds[at], at)
+        _FOLD_HITS.inc(len(cases) - len(fresh))
+        _FOLD_MISSES.inc(len(fresh))
+        with _RULES_SECONDS.time():
+            rules = self.rules.by_fold(source, list(fresh))
+        found: dict[bytes, Case] = {}
+        for (fold, at), (rule, digits_count) in zip(fresh.items(), rules, strict=True):
+            # Of a long line the template sees the head only, the rules all of it: each such line is looked at.
+            if digits_count or len(fold) > MAX_BYTES:
+                found[fold] = DigitsCount(rule)
+            else:
+                found[fold] = self._known(caches, key(fold), texts[at], kind).under(rule)
+        for at in missing:
+            cases[at] = cases[at] or found[folds[at]]
+        caches.folds.young |= {fold: case for fold, case in found.items() if len(fold) <= MAX_BYTES}
 
-    def _learn(
-        self, caches: _Caches, fold: bytes, text: bytes, found: Sequence[tuple[int, int]] | None, kind: str
-    ) -> tuple[Known, bool]:
-        """Level 2: the template of a line whose fold is new, and whether it is new itself."""
-        template = template_key(text, found)
+    def _look_at_digits(
+        self,
+        caches: _Caches,
+        source: str,
+        kind: str,
+        cases: list[Case | None],
+        answers: list[Answer | None],
+        texts: Sequence[bytes],
+    ) -> None:
+        """Fill in what those lines get whose digits may decide."""
+        counting = [at for at, case in enumerate(cases) if type(case) is DigitsCount]
+        with _RULES_SECONDS.time():
+            numbers, kept = self.rules.by_digits(source, [texts[at] for at in counting])
+        young = caches.exact.young
+        for place, (at, number) in enumerate(zip(counting, numbers, strict=True)):
+            found = kept.get(place, ())
+            exact = line_fold(texts[at], found)
+            known = young.get(exact) or caches.exact.find(exact)
+            if known is None:
+                known = young[exact] = self._known(caches, template_key(texts[at], found), texts[at], kind)
+            rule: int = cases[at].rule  # type: ignore[union-attr]
+            if number != NO_RULE and (rule == NO_RULE or number < rule):
+                rule = number
+            cases[at] = case = known if rule == NO_RULE else known.under(rule)
+            answers[at] = case.answer
+
+    def _known(self, caches: _Caches, template: bytes, text: bytes, kind: str) -> Known:
+        """Level 2: a template, known or new."""
         known = caches.templates.find(template)
-        is_new = known is None
         if known is None:
+            _TEMPLATE_MISSES.inc()
             question = Question(template_id(template), text_of(template), kind, text)
             known = caches.templates.young[template] = Known(question, self.number, self.rules.verdict)
-        caches.folds.young[fold] = known
-        return known, is_new
+        else:
+            _TEMPLATE_HITS.inc()
+        return known
 
     def ask(self, questions: Sequence[Question]) -> list[Verdict]:
         """What the local stages say, one after the other; an abstention with its reason where none is sure."""
@@ -301,6 +380,7 @@ class Cascade:
         message_keys: Sequence[str] = ("log", "message", "MESSAGE", "msg", "log_message"),
         field_name: str = "logclf",
         flatten: bool = False,
+        enrichment: Enrichment | None = None,
         local_wait_secs: float = float("inf"),
         traffic: Traffic | None = None,
     ) -> None:
@@ -311,6 +391,7 @@ class Cascade:
         self._message_keys = tuple(message_keys)
         self._field = field_name
         self._flatten = flatten
+        self._enrichment = enrichment
         self._local_wait_secs = local_wait_secs
         self.asked_since: float | None = None  # when the worker took the templates it has now
         self.answered_at = time.monotonic()  # when it was done with the last
@@ -352,7 +433,7 @@ class Cascade:
         if opened:
             await self._ask_local(generation, opened, deadline)
             for known, positions in opened:
-                answer = known[NO_RULE] or self._open_answer(known, [start + at for at in positions], result)
+                answer = known.answer or self._open_answer(known, [start + at for at in positions], result)
                 for at in positions:
                     answers[at] = answer
         self.traffic.add(answers)
@@ -380,7 +461,7 @@ class Cascade:
                     verdict.provisional and self.waiting is not None and self.waiting.renews
                 )
                 if self.waiting is None or not open_still:
-                    known[NO_RULE] = known.answer(verdict)
+                    known.answer = known.answer_of(verdict)
 
     def _ask_stages(self, generation: Generation, questions: Sequence[Question]) -> list[Verdict]:
         """In the worker thread, with the time of it: what takes too long here has come to a stand."""
@@ -394,12 +475,12 @@ class Cascade:
     def _open_answer(self, known: Known, positions: list[int], result: Classified) -> Answer | None:
         """For a template that rules, memory and model left open; None if its records wait for the LLM."""
         if known.local is None:
-            return known.answer(abstention("model_busy"))
+            return known.answer_of(abstention("model_busy"))
         if self.waiting is None:  # switched off while the model was asked
-            return known.answer(known.local)
+            return known.answer_of(known.local)
         if not known.local.abstained:
             self._renew(known)
-            return known.answer(known.local)
+            return known.answer_of(known.local)
         return self._ask_llm(known, positions, result)
 
     def _ask_llm(self, known: Known, positions: list[int], result: Classified) -> Answer | None:
@@ -408,7 +489,7 @@ class Cascade:
         assert known.local is not None
         asked = self.waiting.ask(replace(known.question, guess=known.local.guess), len(positions))
         if isinstance(asked, Verdict):
-            return known.answer(asked)
+            return known.answer_of(asked)
         asked.add_done_callback(lambda done: _remember(known, done))
         result.late.append(Late(known, positions, asked))
         return None
@@ -428,7 +509,7 @@ class Cascade:
         assert self.waiting is not None
         verdicts = await self.waiting.collect([(item.future, len(item.positions)) for item in late])
         for item, verdict in zip(late, verdicts, strict=True):
-            answer = item.known.answer(verdict)
+            answer = item.known.answer_of(verdict)
             for at in item.positions:
                 answers[at] = answer
         self.traffic.add([answers[at] for item in late for at in item.positions])
@@ -447,6 +528,8 @@ class Cascade:
         if passthrough:
             kept = [at for at in range(len(records)) if at not in passthrough]
             records, answers = [records[at] for at in kept], [answers[at] for at in kept]
+        if self._enrichment is not None:
+            self._enrichment.add(records, answers)
         name = self._field
         try:
             if not self._flatten:
@@ -495,7 +578,7 @@ def _step(stage: Stage, question: Question) -> Step:
 
 def _remember(known: Known, done: asyncio.Future[Verdict]) -> None:
     if not done.cancelled() and done.exception() is None and not done.result().abstained:
-        known[NO_RULE] = known.answer(done.result())
+        known.answer = known.answer_of(done.result())
 
 
 def template_key(text: bytes, found: Sequence[tuple[int, int]] | None) -> bytes:
@@ -507,8 +590,8 @@ def template_key(text: bytes, found: Sequence[tuple[int, int]] | None) -> bytes:
 
 
 _RULES_SECONDS = stage_seconds.labels("rules")
-_CACHE_SERIES = tuple(series.labels(tier) for tier in ("fold", "template") for series in (cache_hits, cache_misses))
-_FOLD_HITS = _CACHE_SERIES[0]
+_FOLD_HITS, _FOLD_MISSES = cache_hits.labels("fold"), cache_misses.labels("fold")
+_TEMPLATE_HITS, _TEMPLATE_MISSES = cache_hits.labels("template"), cache_misses.labels("template")
 
 
 @lru_cache(maxsize=1024)

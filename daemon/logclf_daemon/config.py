@@ -9,11 +9,12 @@ from contextlib import contextmanager
 from difflib import get_close_matches
 from pathlib import Path
 from types import NoneType, UnionType
-from typing import TYPE_CHECKING, Annotated, Any, Literal, Union, get_args, get_origin
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Self, Union, get_args, get_origin
 
-from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, SecretStr, field_validator
+from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, SecretStr, field_validator, model_validator
 
 from logclf_daemon.documents import Document, Place, load, parse, validated
+from logclf_daemon.enrichment import Meaning, Standard
 from logclf_daemon.errors import ConfigError
 from logclf_daemon.registry import INPUTS, OUTPUTS, Kind
 from logclf_daemon.stages.llm import LlmOptions
@@ -53,6 +54,14 @@ class RecordOptions(_Section):
     )
     field: str = Field("logclf", min_length=1, description="The key of the verdict.")
     flatten: bool = Field(False, description="true: logclf_label, logclf_confidence, … instead of one map.")
+    enrich: tuple[Standard, ...] = Field(
+        (),
+        description="Also add `log.level`, `event.kind`, `event.category`, `event.type` (`ecs`), `severityNumber`, "
+        "`severityText` (`otel`). What a record has stays; a record with the line in `log` gets no `log.level`.",
+    )
+    meanings: dict[str, Meaning] = Field(
+        {}, description="What labels of your own stand for there: `{Outage: {level: fatal, category: [host]}}`."
+    )
 
 
 class DeliveryOptions(_Section):
@@ -120,6 +129,13 @@ class Config(_Section):
             except ConfigError as error:
                 raise ValueError(str(error).removeprefix("labels: ")) from error
         return labels
+
+    @model_validator(mode="after")
+    def _meanings_of_labels(self) -> Self:
+        unknown = [label for label in self.record.meanings if label not in self.taxonomy]
+        if unknown:
+            raise ValueError(f"record.meanings: {unknown[0]!r} is not a label{self.taxonomy.suggestion(unknown[0])}")
+        return self
 
     @property
     def taxonomy(self) -> Taxonomy:

@@ -27,6 +27,7 @@ PARTS = {
     "loopback": whole.loopback,
     "latency": whole.latency,
     "files": whole.files,
+    "save": whole.save,
     "memory": whole.memory,
     "start": start.start,
     "idle": start.idle,

@@ -9,12 +9,14 @@ import subprocess
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import get_args
 
 import pytest
 import yaml
 
 from daemon_process import command
 from logclf_daemon.config import load_config
+from logclf_daemon.enrichment import DEFAULT_MEANINGS, SEVERITIES, Category, EventKind, EventType
 
 pytestmark = [pytest.mark.integrations, pytest.mark.timeout(180)]
 ROOT = Path(__file__).parents[2] / "integrations"
@@ -27,6 +29,15 @@ def tool(needs: Callable[[str], str], monkeypatch: pytest.MonkeyPatch) -> Callab
     places = [TOOLS / "venv" / "bin", TOOLS / "syslog-ng" / "usr" / "sbin", Path("/usr/sbin")]
     monkeypatch.setenv("PATH", ":".join([*map(str, places), os.environ["PATH"]]))
     return needs
+
+
+@pytest.fixture
+def node(tool: Callable[[str], str]) -> Callable[..., str]:
+    """Runs Node.js beside the packages that `install` puts there."""
+    program = tool("node")
+    if not (TOOLS / "node").is_dir():
+        pytest.skip("the packages of npm are not installed: tests/integrations/install")
+    return lambda *arguments: run(program, *arguments, folder=TOOLS / "node")
 
 
 def run(*arguments: str, folder: Path = ROOT, said: str = "") -> str:
@@ -120,6 +131,51 @@ def test_compose_is_as_its_specification_wants(tool: Callable[[str], str]) -> No
     )
 
     run(str(TOOLS / "venv" / "bin" / "python"), "-c", check, said=(ROOT / "docker" / "compose.yaml").read_text())
+
+
+def test_ecs_allows_what_labels_become(node: Callable[..., str]) -> None:
+    """The schema as Elastic publishes it: each value, and each type only where its category expects it."""
+    show = "process.stdout.write(JSON.stringify(require('@elastic/ecs').EcsFlat))"
+    schema = json.loads(node("-e", show))
+    allowed = {
+        name: {value["name"]: value.get("expected_event_types") for value in schema[f"event.{name}"]["allowed_values"]}
+        for name in ("kind", "category", "type")
+    }
+
+    for meaning in DEFAULT_MEANINGS.values():
+        assert meaning.kind in allowed["kind"]
+        assert set(meaning.type) <= set(allowed["type"])
+        for category in meaning.category:
+            assert set(meaning.type) <= set(allowed["category"][category])
+    assert set(get_args(Category)) == set(allowed["category"])
+    assert set(get_args(EventType)) == set(allowed["type"])
+    assert set(get_args(EventKind)) == set(allowed["kind"]) - {"signal", "pipeline_error"}  # reserved
+    assert "log.level" in schema
+
+
+def test_severities_are_the_numbers_of_opentelemetry(node: Callable[..., str]) -> None:
+    show = "process.stdout.write(JSON.stringify(require('@opentelemetry/api-logs').SeverityNumber))"
+    numbers = json.loads(node("-e", show))
+
+    assert all(numbers[text] == number for number, text in SEVERITIES.values())
+
+
+def test_both_stores_know_every_name_in_what_they_are_sent(node: Callable[..., str]) -> None:
+    """By the types of their own clients, in which an unknown name is an error."""
+    types = TOOLS / "node" / "check.ts"
+    pipeline, template = (
+        (ROOT / "elasticsearch" / name).read_text() for name in ("ingest-pipeline.json", "index-template.json")
+    )
+    types.write_text(
+        'import { estypes } from "@elastic/elasticsearch";\nimport { API } from "@opensearch-project/opensearch";\n'
+        f'export const a: Omit<estypes.IngestPutPipelineRequest, "id"> = {pipeline};\n'
+        f'export const b: Omit<estypes.IndicesPutIndexTemplateRequest, "name"> = {template};\n'
+        f"export const c: API.Ingest_PutPipeline_RequestBody = {pipeline};\n"
+        f"export const d: API.Indices_PutIndexTemplate_RequestBody = {template};\n"
+    )
+    options = ["--noEmit", "--strict", "--skipLibCheck", "--module", "nodenext", "--target", "es2022"]
+
+    node("node_modules/typescript/bin/tsc", *options, types.name)
 
 
 def test_kubernetes_would_take_the_manifests(tool: Callable[[str], str]) -> None:

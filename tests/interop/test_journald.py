@@ -6,6 +6,7 @@ import asyncio
 import os
 import subprocess
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -113,6 +114,21 @@ def test_a_removed_file_costs_what_was_in_it_and_no_more(journal: Journal) -> No
     state.close()
 
     assert after == [b"kept"]
+
+
+def test_a_cursor_that_is_none_costs_nothing_but_a_repetition(journal: Journal) -> None:
+    state = StateDb.in_memory()
+    journal.write("old", "read last")
+    asyncio.run(read(state, journal, None))
+    (offset,) = state.load_offsets("journald")
+    state.commit([replace(offset, anchor=b"no cursor")])
+    journal.write("new")
+
+    after = messages(asyncio.run(read(state, journal, None)))
+    state.close()
+
+    assert after[-1] == b"new"
+    assert len(after) <= 3
 
 
 def test_following_goes_on_through_rotations(journal: Journal) -> None:

@@ -17,6 +17,7 @@ from logclf_daemon.masking import without_login
 from logclf_daemon.record import Question, Verdict, abstention
 from logclf_daemon.stages._llm.breaker import Breaker
 from logclf_daemon.stages._llm.nearest import Nearest
+from logclf_daemon.stages._llm.prior import Shares, corrected, likeliest
 from logclf_daemon.stages._llm.prompt import PROMPT_VERSION, Prompt
 from logclf_daemon.taxonomy import Taxonomy
 
@@ -49,6 +50,11 @@ class LlmOptions(BaseModel):
     examples: int = Field(
         0, ge=0, le=8, description="Labelled lines of the rules shown with a question; better answers, slower ones."
     )
+    prior_correction: bool = Field(
+        False,
+        description="Divide out what the model leans to by itself (one more question a model); better answers from "
+        "some models, worse from others: `llm evaluate` says which. Needs a server that tells probabilities.",
+    )
     protected_labels: tuple[str, ...] = Field(
         ("Security Alert",),
         description="Where the local model leans to one of these, the LLM may confirm it, never say something else.",
@@ -65,6 +71,14 @@ class Spent:
     secs: float
     prompt_tokens: int = 0
     answer_tokens: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Said:
+    """What the model answered, before anything was corrected; `shares` where the server tells probabilities."""
+
+    label: str
+    shares: Shares | None
 
 
 class LlmStage:
@@ -93,9 +107,12 @@ class LlmStage:
         self.options = options
         self.shown_url = without_login(options.url)
         shown = f"+{options.examples}" if options.examples else ""
-        self.key = f"{options.model}/{taxonomy.digest}/{PROMPT_VERSION}{shown}"
+        prior = "-prior" if options.prior_correction else ""
+        self.key = f"{options.model}/{taxonomy.digest}/{PROMPT_VERSION}{shown}{prior}"
         self.state = "unknown"
         self.spent: Spent | None = None  # by the last answer
+        self.said: Said | None = None  # in the last answer
+        self._prior: tuple[str, Shares | None] | None = None  # and the digest of the model it is of
         self._prompt = Prompt(taxonomy, Nearest(labelled) if options.examples else None, options.examples)
         self._clock = clock
         self._lock = threading.Lock()
@@ -192,17 +209,46 @@ class LlmStage:
     def _answer(self, question: Question) -> Verdict:
         self._ready()
         started = self._clock()
-        response = self._server.chat(self._prompt.messages(question), self._prompt.schema, self._prompt.max_tokens)
+        response = self._chat(self._prompt.messages(question))
         self._recovered()
         self.spent = Spent(self._clock() - started, response.prompt_eval_count or 0, response.eval_count or 0)
         return self._guarded(question, self._read(response))
 
+    def _chat(self, messages: Sequence[dict[str, str]]) -> ollama.ChatResponse:
+        return self._server.chat(messages, self._prompt.schema, self._prompt.max_tokens)
+
     def _read(self, response: ollama.ChatResponse) -> Verdict:
+        self.said = None
         label = self._prompt.label_in(response.message.content or "") if response.done_reason != "length" else None
         if label is None:
             return abstention("low_confidence")
-        tokens = [token.model_dump() for token in response.logprobs or ()]
-        return Verdict(label, self._prompt.confidence(tokens, label), "llm")
+        shares = self._shares(response)
+        self.said = Said(label, shares)
+        if shares is None:
+            return Verdict(label, None, "llm")
+        if self.options.prior_correction and (prior := self._prior_in_force()) is not None:
+            shares = corrected(shares, prior)
+            label = likeliest(shares, label)
+        return Verdict(label, shares[label], "llm")
+
+    def _shares(self, response: ollama.ChatResponse) -> Shares | None:
+        return self._prompt.shares([token.model_dump() for token in response.logprobs or ()])
+
+    def _prior_in_force(self) -> Shares | None:
+        """The prior of the loaded model; other weights under the same name have another."""
+        if self._prior is None or self._prior[0] != self._digest:
+            self._prior = (self._digest, self._shares(self._chat(self._prompt.content_free())))
+        return self._prior[1]
+
+    def prior(self) -> Shares | None:
+        """What the model leans to when there is nothing to label; None where the server does not tell."""
+
+        def ask() -> None:
+            self._ready()
+            self._prior_in_force()
+
+        self._counted("prior", "", ask)
+        return self._prior[1] if self._prior is not None else None
 
     def _guarded(self, question: Question, verdict: Verdict) -> Verdict:
         """A line can talk to an LLM: what the model thinks is an alarm never becomes something else by its words."""

@@ -1,8 +1,8 @@
-"""The rules stage: many RE2 patterns, one scan a line, the highest priority wins."""
+"""The rules stage: many RE2 patterns, one scan a line at most, the highest priority wins."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Hashable, Iterator, Sequence
 from fnmatch import fnmatchcase
 from pathlib import Path, PurePath
 
@@ -11,11 +11,12 @@ from pydantic import BaseModel, ConfigDict, Field
 from logclf_daemon.errors import ConfigError
 from logclf_daemon.record import Question, Verdict
 from logclf_daemon.stages._rules.dialect import complaint
-from logclf_daemon.stages._rules.engines import Pattern, TooCostly, engine_complaint, engine_for
+from logclf_daemon.stages._rules.engines import Pattern, TooCostly, engine_complaint
 from logclf_daemon.stages._rules.files import Rule, read_rules, rule_paths
 from logclf_daemon.stages._rules.lint import Finding, lint
+from logclf_daemon.stages._rules.matcher import Matcher
 from logclf_daemon.taxonomy import Taxonomy
-from logclf_daemon.template import KEPT
+from logclf_daemon.template import FOLD, KEPT
 
 __all__ = ["RuleSet", "RulesOptions", "applies", "complaint", "load_rules", "read_rules", "rule_paths"]
 
@@ -49,17 +50,14 @@ class RuleSet:
         self._elsewhere: dict[str, frozenset[int]] = {}
         patterns = [Pattern(rule.options.pattern, rule.options.ignore_case) for rule in rules]
         _refuse(rules, [_complaint(rule) for rule in rules])
-        # Shipped rules are compiled apart: a save of the user's own is in force at once. The kept numbers ride in the
-        # first scan, with numbers after those of the rules.
+        # Shipped rules are compiled apart: a save of the user's own is in force at once. The kept numbers ride with
+        # them, with numbers after those of the rules.
         patterns += [Pattern(kept.pattern, ends=True) for kept in KEPT]
         own = [number for number, rule in enumerate(rules) if not rule.shipped]
         first = sorted(set(range(len(patterns))) - set(own))
         try:
-            self._engines = [
-                (
-                    engine_for(tuple(patterns[number] for number in numbers), cache, apart=apart and numbers is own),
-                    numbers,
-                )
+            self._matchers = [
+                Matcher({number: patterns[number] for number in numbers}, cache, apart=apart and numbers is own)
                 for numbers in (first, own)
                 if numbers
             ]
@@ -78,27 +76,55 @@ class RuleSet:
         return self._verdicts[number]
 
     def _hits(self, lines: Sequence[bytes]) -> list[tuple[int, int, int]]:
-        """(line, number of the pattern, end), whichever engine found it."""
-        return [
-            (line, numbers[pattern], end)
-            for engine, numbers in self._engines
-            for line, pattern, end in engine.hits(lines)
+        """(line, number of the pattern, end), whatever it sees."""
+        folds = [line.translate(FOLD) for line in lines]
+        sure = [
+            (at, number, 0) for matcher in self._matchers for at, number, certain in matcher.by_fold(folds) if certain
         ]
+        return sure + [hit for matcher in self._matchers for hit in matcher.by_digits(lines)]
 
-    def match(self, source: str, lines: Sequence[bytes]) -> tuple[list[int], dict[int, list[tuple[int, int]]]]:
-        """For each line the number of the winning rule or -1; for some lines which of `template.KEPT` end where."""
+    def scope(self, source: str) -> Hashable:
+        """The same for sources whose lines meet the same rules."""
+        return self._not_for(source) if self._limited else None
+
+    def by_fold(self, source: str, folds: Sequence[bytes]) -> list[tuple[int, bool]]:
+        """For each fold: the best rule among those that match all its lines, or -1, and whether their digits count.
+
+        They do where a better rule, or one of `template.KEPT`, matches some of these lines and perhaps not all.
+        """
+        count = len(self.rules)
+        elsewhere = self._not_for(source) if self._limited else ()
+        sure = [count] * len(folds)
+        perhaps = [count] * len(folds)
+        for matcher in self._matchers:
+            for at, number, certain in matcher.by_fold(folds):
+                if number >= count:
+                    perhaps[at] = NO_RULE
+                elif number not in elsewhere:
+                    best = sure if certain else perhaps
+                    best[at] = min(best[at], number)
+        return [(NO_RULE if rule == count else rule, other < rule) for rule, other in zip(sure, perhaps, strict=True)]
+
+    def by_digits(self, source: str, lines: Sequence[bytes]) -> tuple[list[int], dict[int, list[tuple[int, int]]]]:
+        """For each line the best rule that looks at digits, or -1; for some which of `template.KEPT` end where."""
         numbers = [NO_RULE] * len(lines)
         kept: dict[int, list[tuple[int, int]]] = {}
         count = len(self.rules)
-        hits = self._hits(lines)
-        if self._limited and (elsewhere := self._not_for(source)):
-            hits = [hit for hit in hits if hit[1] not in elsewhere]
-        for line, pattern, end in hits:
-            if pattern >= count:
-                kept.setdefault(line, []).append((pattern - count, end))
-            elif numbers[line] == NO_RULE or pattern < numbers[line]:
-                numbers[line] = pattern
+        elsewhere = self._not_for(source) if self._limited else ()
+        for matcher in self._matchers:
+            for line, number, end in matcher.by_digits(lines):
+                if number >= count:
+                    kept.setdefault(line, []).append((number - count, end))
+                elif (numbers[line] == NO_RULE or number < numbers[line]) and number not in elsewhere:
+                    numbers[line] = number
         return numbers, kept
+
+    def match(self, source: str, lines: Sequence[bytes]) -> tuple[list[int], dict[int, list[tuple[int, int]]]]:
+        """For each line the number of the winning rule or -1; for some lines which of `template.KEPT` end where."""
+        numbers, kept = self.by_digits(source, lines)
+        sure = self.by_fold(source, [line.translate(FOLD) for line in lines])
+        both = zip(numbers, sure, strict=True)
+        return [max(one, other) if NO_RULE in (one, other) else min(one, other) for one, (other, _) in both], kept
 
     def _not_for(self, source: str) -> frozenset[int]:
         """The rules whose `source` globs leave this source out."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Hashable, Sequence
 from dataclasses import dataclass
 from operator import itemgetter
 
@@ -45,17 +45,22 @@ async def answers_of(
     messages: Sequence[bytes | None],
     left_out: Collection[int] = (),
 ) -> Sequence[Answer | None]:
-    """The answer of each row, asked source by source; rows left out have none."""
-    distinct = set(sources)
-    if len(distinct) == 1 and not left_out:
-        return await _ask(cascade, distinct.pop(), messages)
-    groups: dict[bytes, list[int]] = {source: [] for source in distinct}
+    """The answer of each row, asked for all sources together that the cascade does not tell apart; none if left out."""
+    generation = cascade.generation
+    first: dict[Hashable, bytes] = {}
+    asked_as = {source: first.setdefault(generation.alike(_name(source)), source) for source in set(sources)}
+    if len(first) == 1 and not left_out:
+        return await _ask(cascade, first.popitem()[1], messages)
+    groups: dict[bytes, list[int]] = {source: [] for source in first.values()}
+    places_of = {source: groups[asked_as[source]] for source in asked_as}
     for at, source in enumerate(sources):
-        groups[source].append(at)
+        places_of[source].append(at)
     if left_out:
         groups = {source: [at for at in places if at not in left_out] for source, places in groups.items()}
     answers: list[Answer | None] = [None] * len(sources)
     for source, places in groups.items():
+        if cascade.generation is not generation:  # reloaded meanwhile: other rules may tell these sources apart
+            return await answers_of(cascade, sources, messages, left_out)
         if places:
             lines = itemgetter(*places)(messages)
             for at, answer in zip(
@@ -66,7 +71,11 @@ async def answers_of(
 
 
 async def _ask(cascade: Cascade, source: bytes, lines: Sequence[bytes | None]) -> list[Answer | None]:
-    classified = await cascade.classify(source.strip().decode("utf-8", "replace"), lines)
+    classified = await cascade.classify(_name(source), lines)
     if classified.late:
         await cascade.settle_late(classified.late, classified.answers)
     return classified.answers
+
+
+def _name(source: bytes) -> str:
+    return source.strip().decode("utf-8", "replace")

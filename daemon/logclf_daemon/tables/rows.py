@@ -14,6 +14,7 @@ BLOCK_BYTES = 1 << 20
 MAX_RECORD_BYTES = 64 << 20  # a quote that is never closed must not swallow a whole disk
 EXPLAINED = ("confidence", "stage", "rule")
 
+Quoted = Sequence[tuple[int, Sequence[str]]]
 BadRows = Literal["keep", "drop", "aside"]
 
 
@@ -39,11 +40,13 @@ class Block:
     """Some whole records, as they came, and the number of the first one's line.
 
     `cells`: each record's cells and the number of lines up to its end, where the cut was found by parsing them.
+    `quoted`: which lines have a quote, and their cells, where each record was found to be one line.
     """
 
     payload: bytes
     line: int
     cells: Sequence[tuple[int, list[str]]] | None = None
+    quoted: Quoted | None = None
 
 
 @dataclass(slots=True)
@@ -95,7 +98,8 @@ def extra_of(answer: Answer, options: TableOptions) -> dict[str, object]:
     verdict = answer.verdict
     cells: dict[str, object] = {options.label_column: verdict.label}
     if options.explain:
-        explained = (float(f"{verdict.confidence:.4g}"), verdict.stage, verdict.rule or verdict.reason or "")
+        sure = None if verdict.confidence is None else float(f"{verdict.confidence:.4g}")
+        explained = (sure, verdict.stage, verdict.rule or verdict.reason or "")
         cells |= dict(zip(EXPLAINED, explained, strict=True))
     return cells
 

@@ -10,6 +10,7 @@ from functools import lru_cache, partial
 from typing import Any
 
 from logclf_daemon.cascade import Answer
+from logclf_daemon.record import UNCLASSIFIED
 from logclf_daemon.tables.rows import Rows
 
 NAMED_ROWS = 1000  # bad rows whose line numbers are kept
@@ -26,7 +27,7 @@ class Template:
 
     label: str
     stage: str
-    confidence: float
+    confidence: float | None
     count: int
     line: int  # where it came first
     source: str
@@ -64,7 +65,7 @@ class Details:
             known.count += new.count
         else:
             self.templates[key] = new
-        if new.stage != "rules" and new.confidence > 0:
+        if new.stage != "rules" and new.confidence:
             self.uncertain.setdefault(key, new)
 
     def _trim(self) -> None:
@@ -83,7 +84,7 @@ class Details:
 
     def least_certain(self) -> list[tuple[str, Template]]:
         """The answers to trust least, each template once."""
-        ordered = sorted(self.uncertain.items(), key=lambda item: (item[1].confidence, item[1].line, item[0]))
+        ordered = sorted(self.uncertain.items(), key=lambda item: (item[1].confidence or 0.0, item[1].line, item[0]))
         return ordered[:LEAST_CERTAIN]
 
     def merge(self, other: Details) -> None:
@@ -115,12 +116,17 @@ class Summary:
     def add(self, rows: Rows, answers: Sequence[Answer | None]) -> None:
         """Count a block."""
         counts = Counter(answers)
-        for answer, count in counts.items():
+        labels: dict[str, int] = {}
+        stages: dict[str, int] = {}
+        for answer, count in counts.items():  # hundreds in a block
             if answer is not None:
-                self.rows += count
-                self.labels[answer.verdict.label] += count
-                self.stages[answer.verdict.stage] += count
-                self.unclassified += count if answer.verdict.abstained else 0
+                verdict = answer.verdict
+                labels[verdict.label] = labels.get(verdict.label, 0) + count
+                stages[verdict.stage] = stages.get(verdict.stage, 0) + count
+        self.labels.update(labels)
+        self.stages.update(stages)
+        self.rows += sum(labels.values())
+        self.unclassified += labels.get(UNCLASSIFIED, 0)
         if rows.bad:
             self.odd_count += len(rows.bad)
             self.odd_rows += sorted(rows.lines[at] for at in rows.bad)[: NAMED_ROWS - len(self.odd_rows)]

@@ -18,6 +18,7 @@ BLOCK_BYTES = 128 << 10
 GATHER_BYTES = 1 << 20
 GATHER_SECS = 0.02  # entries that come one by one are taken together
 COMPLAINT_BYTES = 2000
+NO_CURSOR = "Failed to seek to cursor"  # what it says of a cursor that is none
 PATIENCE_SECS = 5.0  # between the end of the output and the end of the program
 
 
@@ -31,8 +32,10 @@ class Selection:
     matches: tuple[str, ...] = ()
     directory: str | None = None
 
-    def arguments(self, cursor: str, *, follow: bool = False) -> list[str]:
+    def arguments(self, cursor: str, *, since_us: int = 0, follow: bool = False) -> list[str]:
         """All entries from `cursor` on, that one included, in export format; with `follow` without end.
+
+        Without a cursor those from the second of `since_us` on, which are microseconds since 1970.
 
         `--after-cursor` is of no use: where the cursor's entry is gone, or is not selected, it leaves out another
         one (systemd 30288, 38912). `--follow` alone leaves out what older boots wrote (systemd 36102): it may only go
@@ -44,6 +47,8 @@ class Selection:
             arguments += ["--follow", "--merge"] if self.directory else ["--follow"]
         if cursor:
             arguments.append(f"--cursor={cursor}")
+        elif since_us:
+            arguments.append(f"--since=@{since_us // 1_000_000}")
         return arguments + self._choice()
 
     def last(self, *, quiet: bool = True) -> list[str]:

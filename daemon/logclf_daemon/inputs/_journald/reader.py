@@ -10,12 +10,13 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 
 from logclf_daemon.errors import ServiceUnavailable
 from logclf_daemon.events import InputNote, InputTrouble, emit
 from logclf_daemon.failpoint import reached
 from logclf_daemon.inputs._journald.export import Entry, ExportParser
-from logclf_daemon.inputs._journald.journalctl import Journalctl, Selection, pause
+from logclf_daemon.inputs._journald.journalctl import NO_CURSOR, Journalctl, Selection, pause
 from logclf_daemon.inputs._journald.records import written_us
 from logclf_daemon.inputs._journald.windows import Windows
 from logclf_daemon.record import Batch
@@ -62,7 +63,7 @@ class JournalReader:
         self._renew_secs = renew_secs
         self._clock = clock
         self._now = now
-        self._cursor = windows.safe[1]
+        _, self._cursor, self._since_us = windows.safe
         self._committed = windows.safe
         self._known = False  # its position stands in the state database
         self._child: Journalctl | None = None
@@ -81,7 +82,7 @@ class JournalReader:
         while block := child.read(self._wake, LOOKUP_SECS):
             for entry in parser.feed(block):
                 self._cursor = entry.cursor
-                self._windows.begin_at(entry.cursor)
+                self._windows.begin_at(entry)
         child.end(by_itself=block is not None)
 
     def step(self) -> Step:
@@ -147,7 +148,8 @@ class JournalReader:
         self._asked = self._cursor or None
         self._renew_at = self._clock() + self._renew_secs
         try:
-            self._child = Journalctl(self._selection.arguments(self._cursor, follow=self._following))
+            arguments = self._selection.arguments(self._cursor, since_us=self._since_us, follow=self._following)
+            self._child = Journalctl(arguments)
         except ServiceUnavailable as error:
             self._failed(str(error))
 
@@ -163,8 +165,19 @@ class JournalReader:
         if code == 0 or (not was_following and not child.complaint):
             self._following = not was_following and not self._once
             return not was_following
-        self._failed(child.complaint or f"ended with {code}")
+        if self._asked is not None and NO_CURSOR in child.complaint:
+            self._go_by_time()
+        else:
+            self._failed(child.complaint or f"ended with {code}")
         return False
+
+    def _go_by_time(self) -> None:
+        """The stored cursor is none, and will be none next time too: the time of its entry tells where to go on."""
+        start = datetime.fromtimestamp(self._since_us / 1e6, UTC).isoformat(timespec="seconds")
+        resumes = f"reading goes on at {start}" if self._since_us else "reading starts at the oldest entry"
+        detail = f"journalctl does not take the stored cursor; {resumes}, some entries may come twice"
+        emit(InputTrouble(input=self._name, what="cursor", where="journal", detail=detail))
+        self._cursor = ""
 
     def _failed(self, complaint: str) -> None:
         if self._once:

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 
 from logclf_daemon.acks import Watermark
 from logclf_daemon.inputs._journald.export import Entry
-from logclf_daemon.inputs._journald.records import record_of, source_of, text_of
+from logclf_daemon.inputs._journald.records import record_of, source_of, text_of, written_us
 from logclf_daemon.record import AnyRecord, Batch, Outcome
 from logclf_daemon.state import Intent, Offset
 
@@ -39,14 +39,16 @@ class _Window:
     start: int
     end: int
     cursor: str
+    written_us: int
     open: int = 0
 
 
 class Windows:
     """Cuts entries into windows and knows up to which cursor all is safe.
 
-    Positions count entries since the input was first used; the cursor is what journalctl understands. `left_out` says
-    which entries are read and not sent. Used by one thread; batches settle in any.
+    Positions count entries since the input was first used; the cursor is what journalctl understands, and where it does
+    not any more, there is the time its entry was written. `left_out` says which entries are read and not sent. Used by
+    one thread; batches settle in any.
     """
 
     def __init__(
@@ -67,16 +69,17 @@ class Windows:
         self._position = offset.position
         self._replays = _chain(offset.position, intents)
         self._watermark = Watermark(offset.position)
-        self._cursors: deque[tuple[int, str]] = deque()
-        self.safe = (offset.position, offset.anchor.decode("ascii", "replace"))
+        self._cursors: deque[tuple[int, str, int]] = deque()
+        written = int(offset.head) if offset.head.isdigit() and len(offset.head) < 20 else 0
+        self.safe = (offset.position, offset.anchor.decode("ascii", "replace"), written)
 
     def add(self, entry: Entry) -> None:
         """One more entry, in the order of the journal."""
         self._entries.append(entry)
 
-    def begin_at(self, cursor: str) -> None:
+    def begin_at(self, entry: Entry) -> None:
         """Go on after this entry, whatever was before."""
-        self.safe = (self._position, cursor)
+        self.safe = (self._position, entry.cursor, written_us(entry))
         self._replays.clear()
 
     def cut(self, *, at_end: bool) -> tuple[list[Batch], list[Intent]]:
@@ -99,8 +102,8 @@ class Windows:
         return self._watermark.in_flight
 
     def offset(self) -> Offset:
-        """The safe position as it is written down."""
-        position, cursor = self.safe
+        """The safe position as it is written down: `anchor` is the cursor, `head` when that entry was written."""
+        position, cursor, written = self.safe
         known = self._offset
         return Offset(
             source=known.source,
@@ -110,6 +113,7 @@ class Windows:
             generation=0,
             path=known.path,
             position=position,
+            head=str(written).encode() if written else b"",
             anchor=cursor.encode("ascii", "replace"),
         )
 
@@ -131,7 +135,7 @@ class Windows:
 
     def _window(self, entries: Sequence[Entry]) -> Iterable[tuple[Batch, Intent]]:
         start, self._position = self._position, self._position + len(entries)
-        window = _Window(start, self._position, entries[-1].cursor)
+        window = _Window(start, self._position, entries[-1].cursor, written_us(entries[-1]))
         groups: dict[str, _Group] = {}
         for entry in entries:
             if self._left_out(entry):
@@ -170,7 +174,7 @@ class Windows:
 
     def _issued(self, window: _Window, count: int) -> Callable[[Outcome], None]:
         token = self._watermark.issue(window.end)
-        self._cursors.append((window.end, window.cursor))
+        self._cursors.append((window.end, window.cursor, window.written_us))
         window.open = count
 
         def settle(outcome: Outcome) -> None:

@@ -37,7 +37,7 @@ __all__ = [
     "engine_for",
 ]
 
-MAX_CACHED = 8
+MAX_CACHED = 16
 FILTERED_TOGETHER = 250  # patterns a filter of RE2: over 500 to 700 of them it does not compile
 
 
@@ -191,7 +191,7 @@ def _filter(patterns: Sequence[Pattern]) -> Any:
     return built
 
 
-@lru_cache(maxsize=4)
+@lru_cache(maxsize=8)
 def engine_for(patterns: tuple[Pattern, ...], cache: Path | None = None, *, apart: bool = False) -> Engine:
     """The fastest engine of this machine for these patterns; the same object for the same patterns.
 
