@@ -8,8 +8,9 @@ import threading
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from logclf_daemon.cascade import Cascade, Generation
+from logclf_daemon.cascade import Cascade
 from logclf_daemon.errors import OutputUnavailable, RecordRejected, StageError
+from logclf_daemon.generation import Generation
 from logclf_daemon.outputs.memory import MemoryOutput
 from logclf_daemon.protocols import Stage
 from logclf_daemon.record import Batch, Question, Verdict

@@ -19,7 +19,8 @@ import pytest
 from daemon_process import Daemon
 from doubles import until
 from logclf_daemon.activation import PassedSockets
-from logclf_daemon.cascade import Cascade, Generation
+from logclf_daemon.cascade import Cascade
+from logclf_daemon.generation import Generation
 from logclf_daemon.inputs.forward import ForwardInput, ForwardInputOptions
 from logclf_daemon.inputs.memory import MemoryInput
 from logclf_daemon.outputs.memory import MemoryOutput

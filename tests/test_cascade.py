@@ -12,8 +12,9 @@ import pytest
 from msgspec import Raw
 
 from doubles import ChaosStage, FixedStage, SlowStage, cascade, rule, until
-from logclf_daemon.cascade import NO_RULE, Cascade, Classified, Generation, source_class
+from logclf_daemon.cascade import Cascade, Classified
 from logclf_daemon.codec import encode_entries, raw_str
+from logclf_daemon.generation import NO_RULE, Generation, source_class
 from logclf_daemon.metrics import value
 from logclf_daemon.record import Batch, Record, SealedRecord, Verdict
 from logclf_daemon.stages.rules import RuleSet

@@ -10,11 +10,12 @@ from functools import partial
 from pathlib import Path
 
 from logclf_daemon.activation import PassedSockets
-from logclf_daemon.cascade import Cascade, Generation
+from logclf_daemon.cascade import Cascade
 from logclf_daemon.config import Config, located, state_directory
 from logclf_daemon.enrichment import Enrichment
 from logclf_daemon.errors import ConfigError, ServiceUnavailable, StageError
 from logclf_daemon.events import StateTrouble, emit, model_llm_answers
+from logclf_daemon.generation import Generation
 from logclf_daemon.notify import notify_step
 from logclf_daemon.outputs.jsonl import JsonlOutput, JsonlOutputOptions
 from logclf_daemon.pipeline import OutputSlot, Pipeline

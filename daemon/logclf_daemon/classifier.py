@@ -12,8 +12,9 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar, cast
 
-from logclf_daemon.cascade import Answer, Cascade
+from logclf_daemon.cascade import Cascade
 from logclf_daemon.errors import BadInput, ConfigError
+from logclf_daemon.generation import Answer
 from logclf_daemon.tables.labelling import answers_of
 from logclf_daemon.tables.rows import TableOptions, extra_of
 

@@ -9,8 +9,8 @@ from dataclasses import asdict, dataclass
 
 import numpy as np
 
-from logclf_daemon.cascade import source_class
 from logclf_daemon.errors import ServiceUnavailable
+from logclf_daemon.generation import source_class
 from logclf_daemon.quality import LabelledRow, calibration_error
 from logclf_daemon.record import Question
 from logclf_daemon.stages._llm.prior import corrected, likeliest

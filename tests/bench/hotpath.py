@@ -8,8 +8,9 @@ import time
 from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 
-from logclf_daemon.cascade import Cascade, Generation
+from logclf_daemon.cascade import Cascade
 from logclf_daemon.codec import decode_entries, encode_entries, message_lines
+from logclf_daemon.generation import Generation
 from logclf_daemon.metrics import exposition
 from logclf_daemon.record import Batch, Question, Verdict
 from logclf_daemon.resources import cache_directory, folder

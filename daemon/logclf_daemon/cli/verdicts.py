@@ -15,11 +15,11 @@ from typing import Any, BinaryIO
 import click
 
 from logclf_daemon.build import open_memory
-from logclf_daemon.cascade import source_class
 from logclf_daemon.cli import harmless
 from logclf_daemon.cli.options import Command, base_config, config_option
 from logclf_daemon.config import StateOptions, state_directory
 from logclf_daemon.errors import LogclfError
+from logclf_daemon.generation import source_class
 from logclf_daemon.stages._verdicts import exported
 from logclf_daemon.stages.llm import LlmStage
 from logclf_daemon.stages.verdicts import HUMAN, LLM, Remembered, VerdictMemory

@@ -16,8 +16,8 @@ from functools import lru_cache
 from itertools import compress
 from typing import BinaryIO, Protocol
 
-from logclf_daemon.cascade import Answer
 from logclf_daemon.errors import BadInput
+from logclf_daemon.generation import Answer
 from logclf_daemon.record import Verdict
 from logclf_daemon.tables.columns import place_of, refuse_taken, time_place
 from logclf_daemon.tables.encodings import as_utf8

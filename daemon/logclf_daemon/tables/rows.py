@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import BinaryIO, Literal, Protocol
 
-from logclf_daemon.cascade import Answer
+from logclf_daemon.generation import Answer
 
 BLOCK_BYTES = 1 << 20
 MAX_RECORD_BYTES = 64 << 20  # a quote that is never closed must not swallow a whole disk

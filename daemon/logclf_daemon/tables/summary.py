@@ -9,7 +9,7 @@ from datetime import UTC, datetime
 from functools import lru_cache, partial
 from typing import Any
 
-from logclf_daemon.cascade import Answer
+from logclf_daemon.generation import Answer
 from logclf_daemon.record import UNCLASSIFIED
 from logclf_daemon.tables.rows import Rows
 
