@@ -12,6 +12,7 @@ from logclf_daemon.cli import main
 from logclf_daemon.config import Config, StateOptions, load_config, overridden, state_directory, with_defaults
 from logclf_daemon.documents import parse
 from logclf_daemon.errors import ConfigError
+from logclf_daemon.resources import cache_directory
 
 
 def load(tmp_path: Path, text: str) -> Config:
@@ -136,6 +137,21 @@ def test_state_goes_where_systemd_says(tmp_path: Path, monkeypatch: pytest.Monke
 
     assert state_directory(StateOptions()) == tmp_path / "systemd"
     assert state_directory(StateOptions(directory=tmp_path / "own")) == tmp_path / "own"
+
+
+def test_a_user_without_a_home_needs_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Such as the dynamic user of the service, on a system without libnss-systemd."""
+
+    def nobody() -> Path:
+        raise RuntimeError("Could not determine home directory.")
+
+    monkeypatch.setattr(Path, "home", nobody)
+    for name in ("XDG_STATE_HOME", "XDG_CACHE_HOME", "CACHE_DIRECTORY"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("STATE_DIRECTORY", str(tmp_path))
+
+    assert state_directory(StateOptions()) == tmp_path
+    assert cache_directory() is None
 
 
 def test_a_state_folder_that_cannot_be_made_is_an_error(tmp_path: Path) -> None:

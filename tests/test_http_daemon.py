@@ -4,6 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
+import shlex
+import shutil
+import subprocess
 from pathlib import Path
 
 import httpx
@@ -79,6 +83,30 @@ def test_a_port_that_needs_a_token_and_has_none_is_a_mistake_of_the_configuratio
         assert daemon.ended() == 78
 
     assert "set http.token" in daemon.said
+
+
+def test_the_commands_of_the_page_on_http_get_labels(tmp_path: Path) -> None:
+    if shutil.which("curl") is None:
+        pytest.skip("curl is not installed")
+    page = (Path(__file__).parents[1] / "docs" / "http.md").read_text()
+    shell = "\n".join(re.findall(r"```sh\n(.*?)```", page, re.DOTALL)).replace("\\\n", " ")
+    commands = [line for line in shell.splitlines() if line.startswith("curl ")]
+    (tmp_path / "a.log").write_text("")
+    (tmp_path / "labels.csv").write_text(f"source,log_message\nauth.log,{LINE}\n")
+    (tmp_path / "lines.ndjson").write_text(json.dumps({"source": "auth.log", "log_message": LINE}) + "\n")
+    with Daemon("--config", str(configuration(tmp_path))) as daemon:
+        url = url_of(daemon)
+        for command in commands:
+            words = shlex.split(command.replace("http://127.0.0.1:24280", url))
+            done = subprocess.run([*words, "-sS", "--fail"], cwd=tmp_path, capture_output=True, timeout=60, check=False)
+
+            saved = (tmp_path / "labelled.csv").read_bytes() if "-o" in words else b""
+            assert (done.returncode, b"Security Alert" in done.stdout + saved) == (0, True), (
+                f"{command}\n{done.stderr!r}"
+            )
+        assert daemon.stop() == 0
+
+    assert len(commands) >= 4
 
 
 def test_an_asgi_server_makes_the_app_by_its_factory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -341,15 +341,22 @@ def _credential(name: str, where: str) -> Path:
     return found or places[-1]
 
 
+def _own_state() -> list[Path]:
+    """The user's state folder; none where the user has no home, as one that systemd made up and nss does not know."""
+    try:
+        return [Path(os.environ.get("XDG_STATE_HOME") or Path.home() / ".local" / "state") / "logclf-daemon"]
+    except RuntimeError:
+        return []
+
+
 def state_directory(options: StateOptions) -> Path:
     """The folder for `state.db` and `cache.db`, made if need be.
 
     Raises:
         ConfigError: None of the places can be used.
     """
-    home = Path(os.environ.get("XDG_STATE_HOME") or Path.home() / ".local" / "state") / "logclf-daemon"
     given = options.directory or os.environ.get("STATE_DIRECTORY", "").split(":")[0] or None
-    places = [Path(given)] if given else [SYSTEM_STATE, home]
+    places = [Path(given)] if given else [SYSTEM_STATE, *_own_state()]
     for place in places:
         try:
             place.mkdir(mode=0o700, parents=True, exist_ok=True)

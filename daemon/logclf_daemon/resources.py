@@ -26,9 +26,9 @@ def folder(name: str) -> Path:
 def cache_directory() -> Path | None:
     """A folder for what can be made again: $CACHE_DIRECTORY, else the user's cache; None if it is not ours alone."""
     given = os.environ.get("CACHE_DIRECTORY", "").split(":")[0]
-    place = Path(given or os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    place = place if given else place / "logclf-daemon"
     try:
+        place = Path(given or os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+        place = place if given else place / "logclf-daemon"
         place.mkdir(mode=0o700, parents=True, exist_ok=True)
         status = place.stat()
     except (OSError, RuntimeError):
