@@ -11,6 +11,7 @@ sys.path[:0] = [str(HERE), str(HERE.parents[1] / "daemon"), str(HERE.parents[1] 
 import hotpath  # noqa: E402
 import llm  # noqa: E402
 import replay  # noqa: E402
+import spark  # noqa: E402
 import tables  # noqa: E402
 import whole  # noqa: E402
 from measure import machine  # noqa: E402
@@ -31,6 +32,7 @@ PARTS = {
     "llm-cached": llm.cached,
     "llm-replay": replay.replay,
     "csv": tables.csv_table,
+    "spark": spark.spark,
 }
 
 
