@@ -8,8 +8,9 @@ import threading
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from logclf_daemon.cascade import Cascade, Generation
+from logclf_daemon.cascade import Cascade
 from logclf_daemon.errors import OutputUnavailable, RecordRejected, StageError
+from logclf_daemon.generation import Generation
 from logclf_daemon.outputs.memory import MemoryOutput
 from logclf_daemon.protocols import Stage
 from logclf_daemon.record import Batch, Question, Verdict
@@ -29,7 +30,9 @@ def rule(pattern: str, label: str = "Error", **more: object) -> Rule:
 class FixedStage:
     """Answers by the words of a template; counts what it is asked."""
 
-    def __init__(self, answers: dict[str, str] | None = None, *, name: str = "model", confidence: float = 0.9) -> None:
+    def __init__(
+        self, answers: dict[str, str] | None = None, *, name: str = "model", confidence: float | None = 0.9
+    ) -> None:
         self.name = name
         self.asked: list[Question] = []
         self._answers = answers or {}

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import json
+import math
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
@@ -28,6 +29,22 @@ def chat(label: str, *, logprobs: list[dict[str, Any]] | None = None, done_reaso
     answer["done_reason"] = done_reason
     if logprobs is not None:
         answer["logprobs"] = logprobs
+    return 200, json.dumps(answer).encode()
+
+
+def with_shares(label: str, shares: Mapping[str, float]) -> tuple[int, bytes]:
+    """The captured answer with logprobs, with this label and these probabilities where it begins."""
+    _, body = captured("chat_schema_logprobs")
+    answer = json.loads(body)
+    answer["message"]["content"] = answer["message"]["content"].replace("User Action", label)
+    start = next(at for at, token in enumerate(answer["logprobs"]) if token["token"] == "User")
+    end = next(at for at in range(start, len(answer["logprobs"])) if answer["logprobs"][at]["token"] == '"')
+    top = [
+        {"token": name, "logprob": math.log(share), "bytes": list(name.encode())}
+        for name, share in shares.items()
+        if share
+    ]
+    answer["logprobs"][start:end] = [{**top[0], "token": label, "top_logprobs": top}]
     return 200, json.dumps(answer).encode()
 
 

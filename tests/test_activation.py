@@ -4,19 +4,23 @@ from __future__ import annotations
 
 import asyncio
 import os
+import signal
 import socket
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import msgpack
 import pytest
 
+from daemon_process import Daemon
 from doubles import until
 from logclf_daemon.activation import PassedSockets
-from logclf_daemon.cascade import Cascade, Generation
+from logclf_daemon.cascade import Cascade
+from logclf_daemon.generation import Generation
 from logclf_daemon.inputs.forward import ForwardInput, ForwardInputOptions
 from logclf_daemon.inputs.memory import MemoryInput
 from logclf_daemon.outputs.memory import MemoryOutput
@@ -174,6 +178,35 @@ def test_the_daemon_tells_its_steps_and_is_ready_when_the_passed_socket_answers(
     told = [line for message in manager.heard for line in message.splitlines()]
     assert told.index("STATUS=compiling the rules") < told.index("STATUS=loading the model") < told.index("READY=1")
     assert told.count("EXTEND_TIMEOUT_USEC=120000000") == 2
+
+
+def test_a_hangup_is_a_reload_as_notify_reload_wants_it_taken_or_refused(manager: Manager, tmp_path: Path) -> None:
+    config = tmp_path / "config.yaml"
+    text = "inputs: [{type: forward, listen: '127.0.0.1:0'}]\noutputs: [{type: jsonl}]\n"
+    text += "rules: {builtin: false}\nmodel: {enabled: false}\nllm: {enabled: false}\n"
+    text += f"state: {{directory: '{tmp_path}'}}\n"
+    config.write_text(text)
+
+    with Daemon("--config", str(config)) as daemon:
+        manager.until("READY=1")
+        before = time.monotonic_ns() // 1000
+        manager.heard.clear()
+
+        daemon.signal(signal.SIGHUP)
+        taken = manager.until("READY=1")
+        config.write_text(text + "modle: {}\n")
+        daemon.signal(signal.SIGHUP)
+        refused = manager.until("READY=1")
+        assert daemon.stop() == 0
+
+    # In one datagram, and never after the READY=1 that ends it: by the time in it systemd knows which reload is meant.
+    begun = [dict(fact.split("=") for fact in told.splitlines()) for told in manager.heard if "RELOADING=1" in told]
+    assert len(begun) == 2
+    assert before <= int(begun[0]["MONOTONIC_USEC"]) <= int(begun[1]["MONOTONIC_USEC"])
+    order = [told.splitlines()[0] for told in manager.heard if told.startswith(("RELOADING=1", "READY=1"))]
+    assert order == ["RELOADING=1", "READY=1"] * 2
+    assert "generation 2" in taken
+    assert "reload refused, generation 2 stays" in refused
 
 
 class StuckStage:

@@ -17,6 +17,7 @@ from http_doubles import SmallHost
 from logclf_daemon.config import HttpOptions
 from logclf_daemon.http.app import create_app
 from logclf_daemon.http.server import HttpServer
+from logclf_daemon.record import Question, Verdict
 
 pytestmark = [
     pytest.mark.browser,
@@ -205,6 +206,26 @@ def test_a_template_is_reviewed_in_place_by_keyboard(tmp_path: Path, page_of: Ca
         until(page, "document.querySelectorAll('.template').length === 0")
         page.click("[data-kind=all]")
         until(page, "document.querySelector('.template .tag')?.textContent === 'User Action'")
+
+
+def test_what_the_llm_said_is_accepted_with_one_click(tmp_path: Path, page_of: Callable[..., Any]) -> None:
+    with Served(tmp_path) as served:
+        (seen,) = (seen for seen in served.host.cascade.traffic.all() if seen.text == "gamma gamma alta")
+        said = Verdict("Resource Usage", 0.71, "llm")
+        served.host.memory.remember(Question(seen.template, seen.source, seen.text, seen.example), said)
+        seen.verdict = said
+        page = page_of(served)
+        page.fill("#filter", "gamma gamma alta")
+        until(page, "document.querySelector('.template .tag')?.textContent === 'Resource Usage'")
+        assert page.inner_text(".template .set") == "Accept"
+        kept(page, "accept")
+
+        page.click(".template .set")
+        page.wait_for_selector("#toast:not([hidden])")
+
+        (verdict,) = served.host.memory.listed(origin="human")
+        assert (verdict.label, verdict.origin, verdict.text) == ("Resource Usage", "human", "gamma gamma alta")
+        until(page, "document.querySelectorAll('.template').length === 0")  # nothing is open about it any more
 
 
 def test_a_rule_is_made_in_place(tmp_path: Path, page_of: Callable[..., Any]) -> None:

@@ -12,8 +12,9 @@ import pytest
 from msgspec import Raw
 
 from doubles import ChaosStage, FixedStage, SlowStage, cascade, rule, until
-from logclf_daemon.cascade import NO_RULE, Cascade, Classified, Generation, source_class
+from logclf_daemon.cascade import Cascade, Classified
 from logclf_daemon.codec import encode_entries, raw_str
+from logclf_daemon.generation import NO_RULE, Generation, source_class
 from logclf_daemon.metrics import value
 from logclf_daemon.record import Batch, Record, SealedRecord, Verdict
 from logclf_daemon.stages.rules import RuleSet
@@ -186,6 +187,16 @@ def test_the_verdict_is_one_map_and_the_fields_stay() -> None:
         "generation": 1,
     }
     assert fields == {"log": "boom 5", "n": 5}
+
+
+def test_a_confidence_that_was_not_measured_is_left_out() -> None:
+    tested = cascade([], [FixedStage({"disk": "Resource Usage"}, name="llm", confidence=None)])
+
+    (answer,) = classify(tested, [b"disk full"]).answers
+
+    assert answer is not None
+    assert list(answer.fields) == ["label", "stage", "template", "generation"]
+    assert msgpack.unpackb(bytes(answer.raw)) == answer.fields
 
 
 def test_flat_fields_on_request() -> None:

@@ -10,16 +10,15 @@ from msgspec import Raw
 
 from logclf_daemon.codec import (
     decode_entries,
-    encode,
     encode_entries,
     event_time,
     message_lines,
-    plain,
     raw_str,
     sealed_with,
     text_bytes,
 )
-from logclf_daemon.record import Record, SealedRecord
+from logclf_daemon.outputs._jsonl.text import JsonText
+from logclf_daemon.record import SealedRecord
 
 TIME = msgpack.ExtType(0, b"\x6b\x02\x9d\x7b\x35\x81\x13\xd2")
 
@@ -103,7 +102,7 @@ def test_no_bytes_make_it_do_worse_than_say_so(blob: bytes) -> None:
         return
 
     message_lines(decoded.records, ("log", "message"))
-    plain(decoded.records)
+    JsonText().lines(decoded.records)
 
 
 @pytest.mark.parametrize("size", [0, 31, 32, 255, 256, 65535, 65536])
@@ -128,9 +127,3 @@ def test_the_message_is_the_first_key_that_is_text() -> None:
     ).records
 
     assert message_lines(records, ("log", "message", "msg")) == [b"m", b"bin", None]
-
-
-def test_plain_values_carry_what_json_can() -> None:
-    record = Record(Raw(b"\x01"), {"bin": Raw(encode(b"\xff\x00a")), "bad": raw_str(b"\xffx"), "n": Raw(b"\x05")})
-
-    assert plain([record]) == [{"bin": "\ufffd\x00a", "bad": "\ufffdx", "n": 5}]

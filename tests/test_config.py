@@ -5,8 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from click.testing import CliRunner
 
-from logclf_daemon.config import Config, StateOptions, load_config, state_directory, with_defaults
+from logclf_daemon.build import build_parts
+from logclf_daemon.cli import main
+from logclf_daemon.config import Config, StateOptions, load_config, overridden, state_directory, with_defaults
 from logclf_daemon.documents import parse
 from logclf_daemon.errors import ConfigError
 
@@ -140,3 +143,86 @@ def test_a_state_folder_that_cannot_be_made_is_an_error(tmp_path: Path) -> None:
 
     with pytest.raises(ConfigError, match="cannot be written"):
         state_directory(StateOptions(directory=tmp_path / "file" / "x"))
+
+
+FORWARD = "inputs:\n  - type: forward\n    listen: {listen}\n{more}"
+
+
+@pytest.mark.parametrize(
+    ("text", "complaint"),
+    [
+        (
+            "rules:\n  paths:\n    - FOLDER\n    - FOLDER/own\n",
+            "config.yaml:4: rules.paths.1: FOLDER/own: no such rule file or folder; create it or correct the path",
+        ),
+        (
+            "model:\n  path: FOLDER/m\n",
+            "config.yaml:2: model.path: FOLDER/m: no such model folder; give",
+        ),
+        (
+            "model: {max_error_rate: 0.00001}\n",
+            "config.yaml:1: model.max_error_rate: 1e-05 is less than this",
+        ),
+        ("http:\n  listen: abc\n", "config.yaml:2: http.listen: 'abc' is no address; write host:port, such as"),
+        ("http: {listen: '0.0.0.0:24280'}\n", "config.yaml:1: http.listen: 0.0.0.0 is not loopback; set http.token"),
+        ("llm:\n  url: localhost:11434\n", "config.yaml:2: llm.url: 'localhost:11434' is not a URL; write http://"),
+        ("llm:\n  model: x:cloud\n", "config.yaml:2: llm.model: 'x:cloud' would send log lines to another host"),
+        (FORWARD.format(listen="abc", more=""), "config.yaml:3: inputs.0.listen: 'abc' is no address; write host:port"),
+        (
+            FORWARD.format(listen="'0.0.0.0:24224'", more=""),
+            "config.yaml:3: inputs.0.listen: 0.0.0.0:24224 can be reached from other hosts; set shared_key",
+        ),
+        (
+            FORWARD.format(listen="'127.0.0.1:0'", more="    users: {me: secret}\n"),
+            "config.yaml:4: inputs.0.users: the protocol has no login without a shared_key; set one",
+        ),
+        (
+            FORWARD.format(listen="'127.0.0.1:0'", more="    tls:\n      cert: FOLDER/none.pem\n      key: FOLDER/k\n"),
+            "config.yaml:5: inputs.0.tls.cert: FOLDER/none.pem cannot be read: No such file or directory; correct",
+        ),
+        (
+            FORWARD.format(listen="'127.0.0.1:0'", more="    tls: {cert: FOLDER/config.yaml}\n"),
+            "config.yaml:4: inputs.0.tls.key: missing",
+        ),
+        (
+            "outputs:\n  - type: forward\n    address: a:1\n    tls:\n      ca: FOLDER/ca.pem\n",
+            "config.yaml:5: outputs.0.tls.ca: FOLDER/ca.pem cannot be read: No such file or directory; correct",
+        ),
+        (
+            "outputs:\n  - type: forward\n    address: a:1\n    tls:\n      ca: FOLDER/config.yaml\n",
+            "config.yaml:5: outputs.0.tls.ca: FOLDER/config.yaml holds no certificates",
+        ),
+        (
+            "outputs:\n  - {type: forward, address: 'a:b'}\n",
+            "config.yaml:2: outputs.0.address: 'a:b' is no address; write",
+        ),
+        (
+            "outputs:\n  - {type: forward, address: 'forward://me:pw@box:1'}\n",
+            "config.yaml:2: outputs.0.address: 'forward://…@box:1' is no address",
+        ),
+        ("llm: {url: 'ftp://me:pw@box'}\n", "config.yaml:1: llm.url: 'ftp://…@box' is not a URL; write http://"),
+        ("http:\n  token: file:FOLDER/none\n", "config.yaml:2: http.token: FOLDER/none cannot be read: No such file"),
+        ("http:\n  token: credential:none\n", "config.yaml:2: http.token: /etc/logclf/credentials/none cannot be read"),
+    ],
+)
+def test_a_mistake_that_shows_when_an_option_is_used_is_told_with_its_line_too(
+    tmp_path: Path, text: str, complaint: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("CREDENTIALS_DIRECTORY", raising=False)
+    path = tmp_path / "config.yaml"
+    path.write_text(text.replace("FOLDER", str(tmp_path)))
+
+    found = CliRunner().invoke(main, ["config", "check", str(path)])
+
+    assert complaint.replace("FOLDER", str(tmp_path)) in found.output, found.output
+    assert (found.exit_code, found.output.count("\n")) == (78, 1)
+
+
+def test_what_the_command_line_said_is_told_as_its_own(tmp_path: Path) -> None:
+    path = tmp_path / "config.yaml"
+    path.write_text("llm: {enabled: false}\nrules: {paths: []}\n")
+
+    config = overridden(load_config(path), rules_paths=[tmp_path / "none"])
+
+    with pytest.raises(ConfigError, match=r"^command line: rules\.paths\.0: .*none: no such rule file or folder"):
+        build_parts(config, None)

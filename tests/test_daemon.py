@@ -11,9 +11,11 @@ from pathlib import Path
 
 import msgpack
 import pytest
+from click.testing import CliRunner
 
 from daemon_process import Daemon, rules_file
 from forward_sink import ForwardSink
+from logclf_daemon.cli import main
 from model_doubles import LABELS, tiny_model
 from ollama_double import OllamaDouble, captured, chat
 
@@ -258,23 +260,27 @@ def test_the_llm_is_asked_once_a_template_and_its_answer_survives_a_restart(tmp_
 
 
 @pytest.mark.parametrize(
-    ("answer", "reason"),
+    ("answer", "reason", "state"),
     [
-        (captured("err_model_missing_chat"), "llm_unavailable"),
-        (captured("queue_full_503"), "llm_unavailable"),
-        (captured("chat_schema_truncated"), "low_confidence"),
+        (captured("err_model_missing_chat"), "llm_unavailable", "model_missing"),
+        (captured("queue_full_503"), "llm_unavailable", "failing"),
+        (captured("chat_schema_truncated"), "low_confidence", "ready"),
     ],
 )
-def test_a_failing_llm_holds_nothing_back(tmp_path: Path, answer: tuple[int, bytes], reason: str) -> None:
+def test_a_failing_llm_holds_nothing_back(tmp_path: Path, answer: tuple[int, bytes], reason: str, state: str) -> None:
     log, config = tmp_path / "app.log", tmp_path / "config.yaml"
     append(log, "frobnicator stalled 1", "frobnicator stalled 2")
     with OllamaDouble(lambda _: answer) as server:
         config.write_text(
             f"inputs: [{{type: files, paths: ['{log}']}}]\noutputs: [{{type: jsonl}}]\n"
             f"model: {{enabled: false}}\nllm: {{url: '{server.url}', model: 'nope:latest'}}\n"
+            f"state: {{directory: '{tmp_path / 'state'}'}}\n"
         )
         with Daemon("--config", str(config)) as daemon:
             daemon.wait_for(lambda daemon: len(daemon.lines) == 2)
+            status = CliRunner().invoke(main, ["ctl", "status", "--config", str(config)])
+            assert f"nope:latest: {state}, breaker " in status.stdout
+            assert ("breaker closed" in status.stdout) == (state == "ready")  # else open, or half_open by now
             assert {json.loads(line)["logclf"]["reason"] for line in daemon.lines} == {reason}
             if answer[0] == 404:
                 daemon.wait_for(lambda daemon: "ollama pull nope:latest" in daemon.said)

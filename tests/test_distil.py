@@ -44,7 +44,9 @@ def corpus() -> list[Example]:
     ]
 
 
-def verdict(text: str, label: str, *, origin: str = "llm", confidence: float = 0.9, source: str = "app") -> Remembered:
+def verdict(
+    text: str, label: str, *, origin: str = "llm", confidence: float | None = 0.9, source: str = "app"
+) -> Remembered:
     asked = "" if origin == "human" else "x"
     return Remembered(template_id(text.encode()), source, label, confidence, origin, "m", asked, text, text, 1, 1, 9)
 
@@ -64,7 +66,7 @@ def taught(*verdicts: Remembered) -> Taught:
 def test_people_weigh_most_and_the_llm_as_much_as_it_is_sure() -> None:
     found = taught(
         verdict("one two", LABELS[0], confidence=0.7),
-        verdict("three four", LABELS[0], confidence=0.0),
+        verdict("three four", LABELS[0], confidence=None),
         verdict("five six", LABELS[0], confidence=0.4),
         verdict("seven eight", LABELS[1], origin="human", confidence=1.0),
     )

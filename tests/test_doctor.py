@@ -51,9 +51,35 @@ def test_a_port_that_the_running_daemon_has_is_none(tmp_path: Path) -> None:
     [
         ("modle: {}\n", 78, "did you mean 'model'?"),
         (QUIET.replace("llm: {enabled: false}", "llm: {enabled: true, url: 'http://127.0.0.1:1'}"), 1, "ollama serve"),
-        (QUIET.replace("enabled: false}\nrules", "path: /no/model}\nrules"), 1, "FAIL  model: /no/model"),
+        (
+            QUIET.replace("enabled: false}\nrules", "path: /no/model}\nrules"),
+            1,
+            "model.path: /no/model: no such model folder",
+        ),
         (QUIET + "state: {directory: /proc/none}\n", 1, "FAIL  state"),
         (QUIET + "inputs: [{type: files, paths: [/no/such/*.log]}]\n", 0, "is the path right?"),
+        (
+            QUIET.replace("llm: {enabled: false}", "llm: {enabled: true, url: 'http://me:s3cret@127.0.0.1:1'}"),
+            1,
+            "nothing answers at http://…@127.0.0.1:1",
+        ),
+        (QUIET + "http: {listen: abc}\n", 1, "c.yaml:4: http.listen: 'abc' is no address; write host:port"),
+        (QUIET + "outputs: [{type: jsonl, path: /no/such/out}]\n", 1, "output /no/such/out: /no/such is not there"),
+        (
+            QUIET + "outputs: [{type: forward, address: '127.0.0.1:1'}]\n",
+            0,
+            "warn  output 127.0.0.1:1: nothing answers",
+        ),
+        (
+            QUIET + "outputs: [{type: forward, address: 'forward+unix:///no/s'}]\n",
+            0,
+            "warn  output unix:///no/s: nothing",
+        ),
+        (
+            QUIET + "outputs: [{type: forward, address: '127.0.0.1:1', tls: {ca: /no/ca.pem}}]\n",
+            1,
+            "c.yaml:4: outputs.0.tls.ca: /no/ca.pem cannot be read: No such file or directory; correct the path",
+        ),
     ],
 )
 def test_it_says_what_is_wrong_and_what_to_do(tmp_path: Path, text: str, code: int, words: str) -> None:
@@ -63,4 +89,5 @@ def test_it_says_what_is_wrong_and_what_to_do(tmp_path: Path, text: str, code: i
     found, said = examined(tmp_path, text)
 
     assert words in said
+    assert "s3cret" not in said
     assert found == code

@@ -61,6 +61,7 @@ def test_a_folded_pattern_misses_no_line_and_an_exact_one_claims_none_too_many(
         (r"\x1b\[31m", r"\x1b\[00m", False),
         (r"\x35", "0", False),
         (r"\Q(1)\E|x", r"\Q(0)\E|x", False),
+        ("٣ (?:é|7)", "٣ (?:é|0)", False),  # a digit of another script is none to a fold
         ("[1]2", "(?:0|[1])0", False),
     ],
 )

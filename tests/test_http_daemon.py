@@ -9,13 +9,13 @@ from pathlib import Path
 import httpx
 import pytest
 
-from daemon_process import Daemon
+from daemon_process import Daemon, rules_file
 from logclf_daemon.http.app import create_app
 
 LINE = "sshd[1]: Failed password for root from 10.0.0.9 port 22 ssh2"
 
 
-def configuration(folder: Path, **http: object) -> Path:
+def configuration(folder: Path, rules: object = None, **http: object) -> Path:
     """A configuration that tails `a.log`, on a port the system chooses."""
     path = folder / "config.yaml"
     written = {
@@ -24,6 +24,7 @@ def configuration(folder: Path, **http: object) -> Path:
         "model": {"enabled": False},
         "llm": {"enabled": False},
         "http": {"listen": "127.0.0.1:0", **http},
+        **({"rules": rules} if rules else {}),
     }
     path.write_text(json.dumps(written))
     return path
@@ -49,6 +50,27 @@ def test_a_running_daemon_answers_beside_its_traffic_and_stops_in_order(tmp_path
     assert 'logclf_records_delivered_total{input="files.0"} 5.0' in metrics
     assert status["inputs"]["files.0"]["delivered"] == 5
     assert "Traceback" not in daemon.said
+
+
+def test_a_rule_saved_on_the_page_is_one_reload(tmp_path: Path) -> None:
+    (tmp_path / "a.log").write_text("")
+    rules = tmp_path / "rules.d"
+    rules.mkdir()
+    config = configuration(tmp_path, rules={"paths": [str(rules)], "builtin": False})
+    with Daemon("--config", str(config)) as daemon:
+        url = url_of(daemon)
+
+        rule = {"id": "own-x", "label": "Error", "pattern": "fine words", "example": "fine words"}
+        saved = httpx.post(f"{url}/api/v1/rules", json=rule, timeout=60)
+        rules_file(rules / "own.yaml")  # a change that only looking finds: what is found before it was found by then
+        daemon.wait_for(lambda daemon: daemon.said.count("reloaded") > 1)
+        assert daemon.stop() == 0
+
+    assert (saved.status_code, saved.json()["generation"]) == (201, 2)
+    assert [line.split("generation=")[1].split()[0] for line in daemon.said.splitlines() if "reloaded" in line] == [
+        "2",
+        "3",
+    ]
 
 
 def test_a_port_that_needs_a_token_and_has_none_is_a_mistake_of_the_configuration(tmp_path: Path) -> None:

@@ -17,9 +17,10 @@ import yaml
 from msgspec import Raw
 
 from logclf_daemon.build import build_parts, cascade_of, close
-from logclf_daemon.codec import plain, raw_str
+from logclf_daemon.codec import raw_str
 from logclf_daemon.config import Config, load_config
 from logclf_daemon.enrichment import Enrichment
+from logclf_daemon.outputs._jsonl.text import JsonText
 from logclf_daemon.record import Batch, Record
 from logclf_daemon.stages.llm import LlmOptions
 from logclf_daemon.taxonomy import DEFAULT_LABELS
@@ -184,7 +185,7 @@ def test_what_a_store_is_promised_is_in_the_records(folder: str, tmp_path: Path)
     cascade.attach(batch.records, asyncio.run(cascade.classify_batch(batch)).answers)
     close(cascade, parts)
 
-    (found,) = plain([record])
+    found = json.loads(JsonText().lines([record]))
     expected = Enrichment(config.record.enrich).fields("Security Alert", None)
     assert {name: found[name] for name in expected} == {
         name: list(value) if isinstance(value, tuple) else value for name, value in expected.items()

@@ -42,6 +42,7 @@ def test_each_record_is_one_object_a_line(tmp_path: Path) -> None:
         Record(Raw(b"\x01"), {"log": raw_str(b'a "quoted"\nline\x1b[2J'), "n": Raw(encode(1.5)), "none": Raw(b"\xc0")}),
         SealedRecord(Raw(b"\x01"), Raw(b"\x82\x07\xa1x\xa3log\xa1y")),
         Record(Raw(b"\x01"), {"log": raw_str(b"bad \xff utf-8"), "deep": Raw(encode({"a": [b"bin", {"b": 1}]}))}),
+        Record(Raw(b"\x01"), {"bin": Raw(encode(b"\xff\x00a"))}),
     ]
 
     write({"path": str(tmp_path / "out")}, Batch("x", records))
@@ -50,6 +51,7 @@ def test_each_record_is_one_object_a_line(tmp_path: Path) -> None:
         {"log": 'a "quoted"\nline\x1b[2J', "n": 1.5, "none": None},
         {"7": "x", "log": "y"},
         {"log": "bad \ufffd utf-8", "deep": {"a": ["bin", {"b": 1}]}},
+        {"bin": "\ufffd\x00a"},
     ]
     assert b"\x1b" not in (tmp_path / "out").read_bytes()
 
@@ -80,6 +82,29 @@ def test_whatever_a_sender_sends_is_a_line_of_json(tmp_path: Path, what: str, se
     first, second = (tmp_path / "out").read_text().splitlines()
     assert first.startswith("{")
     assert json.loads(second) == {"log": "after"}
+
+
+def test_what_records_share_is_written_for_each_of_them(tmp_path: Path) -> None:
+    """Also the maps and lists that come again in later batches, and values that are empty."""
+    pod, path, none = encode({"pod": "web-1", "labels": ["a", {"b": 0}]}), raw_str(b"/var/log/x"), Raw(b"\xc0")
+
+    def made(number: int) -> Batch:
+        shared = {"file": path, "none": none, "empty": raw_str(b""), "zero": Raw(b"\x00"), "kube": Raw(pod)}
+        return Batch("x", [Record(Raw(b"\x01"), {"log": raw_str(b"%d" % at), **shared}) for at in (number, number + 1)])
+
+    write({"path": str(tmp_path / "out")}, made(1), made(3))
+
+    assert rows(tmp_path / "out") == [
+        {
+            "log": str(number),
+            "file": "/var/log/x",
+            "none": None,
+            "empty": "",
+            "zero": 0,
+            "kube": {"pod": "web-1", "labels": ["a", {"b": 0}]},
+        }
+        for number in (1, 2, 3, 4)
+    ]
 
 
 def test_it_appends_and_adds_the_time_on_request(tmp_path: Path) -> None:

@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 
 from fault_doubles import configuration, daemon, free_port, until
+from logclf_daemon.metrics import value
 from logclf_daemon.stages._llm import breaker
 from ollama_double import OllamaDouble, captured, chat
 
@@ -34,19 +35,29 @@ class Faulty:
         self.mended = threading.Event()
         self.server: OllamaDouble | None = None
         self._port = port
+        self._dying: threading.Thread | None = None
 
     def start(self) -> None:
         if self.fault != "absent":
             self._listen()
 
     def _listen(self) -> None:
-        self.server = OllamaDouble(self._script, port=self._port)
-        self.server.loaded = "qwen3:1.7b"
+        if self._dying is not None:
+            self._dying.join()
+        self.server = OllamaDouble(self._script, load=self._load, port=self._port)
+        if self.fault not in ("no model", "no load"):
+            self.server.loaded = "qwen3:1.7b"
         self.server.__enter__()
         if self.fault == "frozen":
             self.server.frozen.clear()
         if self.fault == "hanging":
             self.server.hang.clear()
+
+    def _load(self, _request: object) -> Answer:
+        if self.mended.is_set():
+            return captured("chat_load_only")
+        crashed = (500, b'{"error":"llama-server process has terminated: signal: illegal instruction"}')
+        return captured("err_model_missing_chat") if self.fault == "no model" else crashed
 
     def _script(self, _request: object) -> Answer:
         if self.mended.is_set() or self.fault in ("frozen", "hanging"):
@@ -54,6 +65,11 @@ class Faulty:
         if self.fault == "slow":
             self.mended.wait(3 * WAIT_SECS)
             return chat("Workflow Error")
+        if self.fault == "dies":
+            assert self.server is not None
+            self._dying, self.server = threading.Thread(target=self.server.__exit__), None
+            self._dying.start()
+            return None
         answers: dict[str, Answer] = {
             "busy": captured("queue_full_503"),
             "500": (500, b'{"error":"llama-server process has terminated"}'),
@@ -76,7 +92,10 @@ class Faulty:
         self.server.__exit__()
 
 
-@pytest.mark.parametrize("fault", ["absent", "frozen", "hanging", "slow", "busy", "500", "garbage", "killed"])
+@pytest.mark.parametrize(
+    "fault",
+    ["absent", "no model", "no load", "frozen", "hanging", "slow", "busy", "500", "garbage", "killed", "dies"],
+)
 def test_no_record_is_lost_or_waits_too_long_and_it_recovers_by_itself(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fault: str
 ) -> None:
@@ -118,8 +137,11 @@ def test_no_record_is_lost_or_waits_too_long_and_it_recovers_by_itself(
             write(*lines("broken"))
             await until(lambda: len(rows()) == LINES)
             took.append(time.monotonic() - started)
+            if fault not in ("slow", "hanging"):
+                await until(lambda: value("logclf_llm_breaker", state="closed") == 0)
             faulty.mend()
             await until(answered("Workflow Error"))
+            assert value("logclf_llm_breaker", state="closed") == 1
 
     took: list[float] = []
     faulty.start()

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import httpx
+import ollama
 import pytest
 
 from logclf_daemon.errors import ConfigError
@@ -17,10 +19,12 @@ from logclf_daemon.metrics import value
 from logclf_daemon.record import Question, Verdict
 from logclf_daemon.stages._llm.breaker import FIRST_PAUSE_SECS
 from logclf_daemon.stages._llm.nearest import Nearest
+from logclf_daemon.stages._llm.prior import corrected, likeliest
+from logclf_daemon.stages._llm.server import CLIENT_ERRORS, failure
 from logclf_daemon.stages.llm import LlmOptions, LlmStage, reachable_models
 from logclf_daemon.taxonomy import Taxonomy
 from logclf_daemon.template import canonical
-from ollama_double import OllamaDouble, Script, captured, chat
+from ollama_double import OllamaDouble, Script, captured, chat, with_shares
 
 QUESTION = Question("0123456789abcdef", "disk quota exceeded for user", "app.log", b"disk quota exceeded for user 7")
 
@@ -51,9 +55,9 @@ def ask(tested: LlmStage, question: Question = QUESTION) -> Verdict:
     return verdict
 
 
-def test_the_answer_is_a_label() -> None:
+def test_the_answer_is_a_label_without_a_confidence_where_the_server_tells_none() -> None:
     with stage(lambda _: chat("Resource Usage")) as (tested, _):
-        assert ask(tested) == Verdict("Resource Usage", 0.0, "llm")
+        assert ask(tested) == Verdict("Resource Usage", None, "llm")
         assert tested.state == "ready"
 
 
@@ -89,6 +93,7 @@ def test_a_captured_answer_with_logprobs_is_read() -> None:
         tested.close()
 
     assert verdict.label == "User Action"
+    assert verdict.confidence is not None
     assert 0 <= verdict.confidence <= 1
 
 
@@ -110,6 +115,43 @@ def test_confidence_is_the_share_of_the_label_where_it_starts() -> None:
     ]
     with stage(lambda _: chat("Resource Usage", logprobs=logprobs)) as (tested, _):
         assert ask(tested).confidence == pytest.approx(0.5 / 0.75, abs=1e-3)
+
+
+def test_what_the_model_leans_to_by_itself_is_divided_out_on_request() -> None:
+    nothing, line = {"Error": 0.8, "User Action": 0.2}, {"Error": 0.6, "User Action": 0.4}
+
+    def script(request: dict[str, Any]) -> tuple[int, bytes]:
+        return with_shares("Error", nothing if "\nN/A\n" in request["messages"][1]["content"] else line)
+
+    with stage(script, prior_correction=True) as (tested, server):
+        verdicts = [ask(tested), ask(tested)]
+        assert len(server.requests) == 3, "the prior is asked once"
+        assert server.requests[1]["messages"][0] == server.requests[0]["messages"][0], "the same constant part"
+        server.digest = "1" * 64
+        ask(tested)
+        assert len(server.requests) == 5, "other weights lean to something else"
+    with stage(script) as (plain, server):
+        assert ask(plain) == Verdict("Error", pytest.approx(0.6), "llm")  # type: ignore[arg-type]
+        assert len(server.requests) == 1
+        assert plain.key != tested.key, "what was said without it is asked again"
+
+    share = (0.4 / 0.2) / (0.4 / 0.2 + 0.6 / 0.8)
+    assert verdicts == [Verdict("User Action", pytest.approx(share), "llm")] * 2  # type: ignore[arg-type]
+
+
+def test_without_probabilities_there_is_no_prior_and_the_label_stays() -> None:
+    with stage(lambda _: chat("Error"), prior_correction=True) as (tested, server):
+        assert ask(tested) == Verdict("Error", None, "llm")
+        assert len(server.requests) == 1
+        assert tested.prior() is None
+
+
+def test_labels_that_begin_alike_are_told_apart_by_what_the_model_said() -> None:
+    alike = {"Error": 0.5, "Errand": 0.5}
+
+    assert likeliest(alike, "Errand") == "Errand"
+    assert likeliest({**alike, "User": 0.9}, "Errand") == "User"
+    assert corrected(dict.fromkeys(alike, 0.0), alike) == dict.fromkeys(alike, 0.0)
 
 
 @pytest.mark.parametrize(
@@ -150,6 +192,45 @@ def test_a_failing_server_is_a_state_and_not_an_error(answer: tuple[int, bytes] 
         assert tested.state == state
         assert tested.unavailable() == "llm_unavailable"
         assert len(server.requests) <= 2
+
+
+def _as_raised(error: type[ValueError], call: Callable[[], object]) -> Exception:
+    with pytest.raises(error) as raised:
+        call()
+    return raised.value
+
+
+@pytest.mark.parametrize(
+    ("error", "state"),
+    [
+        (ollama.ResponseError("model 'm' not found", 404), "model_missing"),
+        (ollama.ResponseError("invalid model name", 400), "refused"),
+        (ollama.ResponseError("ollama cloud is disabled", 403), "refused"),
+        (ollama.ResponseError("server busy", 503), "failing"),
+        (ollama.ResponseError("an error was encountered while running the model", -1), "failing"),
+        (ConnectionError("Failed to connect to Ollama"), "absent"),
+        (httpx.ConnectError("refused"), "absent"),
+        (httpx.ReadTimeout("late"), "timeout"),
+        (httpx.ConnectTimeout("late"), "timeout"),
+        (httpx.RemoteProtocolError("peer closed"), "failing"),
+        (httpx.ReadError("reset"), "failing"),
+        (httpx.InvalidURL("no such port"), "failing"),
+        (_as_raised(ValueError, lambda: json.loads("garbage")), "failing"),
+        (_as_raised(ValueError, lambda: ollama.ChatResponse.model_validate({})), "failing"),
+        (TypeError("'list' object is not a mapping"), "failing"),
+        (AttributeError("'list' object has no attribute 'get'"), "failing"),
+    ],
+    ids=lambda value: type(value).__name__ if isinstance(value, Exception) else value,
+)
+def test_whatever_the_client_raises_is_a_state(error: Exception, state: str) -> None:
+    assert isinstance(error, CLIENT_ERRORS)
+    assert failure(error, "http://127.0.0.1:11434", "m").state == state
+
+
+def test_a_missing_model_is_a_command_to_type() -> None:
+    failed = failure(ollama.ResponseError("model 'm' not found", 404), "http://127.0.0.1:11434", "qwen3:1.7b")
+
+    assert failed.detail == "run: ollama pull qwen3:1.7b"
 
 
 def test_an_absent_server_is_a_state_and_not_an_error() -> None:

@@ -281,6 +281,7 @@ def test_hostile_text_gets_an_answer_like_any_other(shipped: ModelStage, text: s
     (verdict,) = shipped.classify([question(text)])
 
     assert verdict is not None
+    assert verdict.confidence is not None
     assert 0 <= verdict.confidence <= 1
 
 

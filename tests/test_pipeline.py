@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import json
 from collections.abc import Sequence
 
 import pytest
 from msgspec import Raw
 
 from doubles import ChaosOutput, ChaosStage, FixedStage, SlowStage, cascade, rule, until
-from logclf_daemon.codec import plain, text_fields
 from logclf_daemon.errors import OutputUnavailable, RecordRejected, ServiceUnavailable
 from logclf_daemon.inputs.memory import MemoryInput
 from logclf_daemon.metrics import value
+from logclf_daemon.outputs._jsonl.text import JsonText
 from logclf_daemon.outputs.memory import MemoryOutput
 from logclf_daemon.pipeline import OutputSlot, Pipeline, Room, part_id
 from logclf_daemon.protocols import Emit, Input, Output
@@ -154,7 +155,7 @@ def test_whatever_is_refused_is_buried_with_the_reason() -> None:
 
     run(pipeline([source], [Refusing()], dead_letter=grave))
 
-    metrics, sealed = map(text_fields, plain(grave.written))
+    metrics, sealed = map(json.loads, JsonText().lines(grave.written).splitlines())
     assert metrics == {"tag": "m", "base64": "kA==", "logclf_rejected": "rejected: not here"}
     assert (sealed["7"], sealed["logclf_rejected"]) == ("x", "rejected: not here")
     assert source.outcomes == [Outcome.DELIVERED] * 2

@@ -11,8 +11,9 @@ import numpy as np
 import pytest
 from click.testing import CliRunner, Result
 
-from logclf_daemon.cascade import Cascade, Generation
+from logclf_daemon.cascade import Cascade
 from logclf_daemon.cli.model import model
+from logclf_daemon.generation import Generation
 from logclf_daemon.quality import calibration_error, measure, read_labelled, together
 from logclf_daemon.report import page
 from logclf_daemon.stages.model import ModelOptions, ModelStage

@@ -10,7 +10,8 @@ import psutil
 import pytest
 
 from doubles import FixedStage
-from logclf_daemon.cascade import Cascade, Generation
+from logclf_daemon.cascade import Cascade
+from logclf_daemon.generation import Generation
 from logclf_daemon.inputs.memory import MemoryInput
 from logclf_daemon.outputs.memory import MemoryOutput
 from logclf_daemon.pipeline import Pipeline

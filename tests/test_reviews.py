@@ -101,6 +101,20 @@ def test_what_is_exported_can_be_imported_elsewhere(state: Path, tmp_path: Path)
     assert [row["origin"] for row in exported(other)] == ["human", "llm"]
 
 
+def test_a_confidence_that_was_not_measured_is_none(state: Path, tmp_path: Path) -> None:
+    (row,) = exported(state)
+    text = json.dumps(row | {"confidence": None}) + "\n"
+    other = tmp_path / "other"
+
+    done = verdicts(other, "import", "-", stdin=text)
+
+    assert done.exit_code == 0
+    assert verdicts(other, "export").stdout == text
+    assert json.loads(verdicts(other, "list", "--json").stdout)[0]["confidence"] is None
+    assert "Error                   - llm" in verdicts(other, "list").stdout
+    assert "confidence -" in verdicts(other, "show", TEMPLATE).stdout
+
+
 @pytest.mark.parametrize(
     "line",
     [

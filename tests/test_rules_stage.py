@@ -15,7 +15,7 @@ from logclf_daemon.record import Question
 from logclf_daemon.resources import cache_directory, folder
 from logclf_daemon.stages._rules import child, engines
 from logclf_daemon.stages._rules.engines import HyperscanEngine, Pattern, Re2Engine
-from logclf_daemon.stages.rules import RuleSet, RulesOptions, applies, load_rules
+from logclf_daemon.stages.rules import RuleSet, RulesOptions, applies, complaint, load_rules
 from logclf_daemon.taxonomy import Taxonomy
 
 GOOD = """
@@ -144,6 +144,14 @@ def test_own_labels_leave_shipped_rules_out(tmp_path: Path) -> None:
     rules = load_rules(RulesOptions(), Taxonomy({"Fire": "it burns", "Water": "it is wet"}), tmp_path / "shipped")
 
     assert len(rules) == 0
+
+
+def test_the_patterns_of_the_shipped_rules_are_what_a_start_takes_them_for() -> None:
+    rules = load_rules(RulesOptions(), Taxonomy(), folder("rules"), cache_directory()).rules
+
+    assert all(rule.shipped for rule in rules)
+    refused = [(rule.id, complaint(rule.options.pattern, ignore_case=rule.options.ignore_case)) for rule in rules]
+    assert [(name, reason) for name, reason in refused if reason is not None] == []
 
 
 def test_the_shipped_rules_hold() -> None:

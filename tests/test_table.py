@@ -49,6 +49,22 @@ def test_explained_rows_say_why() -> None:
 
 
 @pytest.mark.parametrize(
+    ("kind", "expected"),
+    [("csv", b"a,disk,Error,,llm,"), ("jsonl", b'"target_label":"Error","confidence":null,"stage":"llm","rule":""}')],
+)
+def test_a_confidence_that_was_not_measured_is_an_empty_cell(kind: Kind, expected: bytes) -> None:
+    tables = {"csv": b"source,log_message\na,disk\n", "jsonl": b'{"source":"a","log_message":"disk"}\n'}
+    tested = cascade([], [FixedStage({"disk": "Error"}, name="llm", confidence=None)])
+    writer = io.BytesIO()
+
+    options = TableOptions(explain=True)
+    asyncio.run(classify_table(io.BytesIO(tables[kind]), writer, tested, options, name="in", kind=kind))
+    tested.close()
+
+    assert writer.getvalue().rstrip().endswith(expected)
+
+
+@pytest.mark.parametrize(
     ("table", "expected"),
     [
         (b'id,source,log_message\r\n007,"a, b",boom\r\n', b'007,"a, b",boom,Critical Error\r\n'),

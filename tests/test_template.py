@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from logclf_daemon.cascade import Generation
+from logclf_daemon.generation import Generation
 from logclf_daemon.resources import cache_directory, folder
 from logclf_daemon.stages._rules.engines import HyperscanEngine, Pattern, Re2Engine
 from logclf_daemon.stages.rules import RuleSet, RulesOptions, load_rules

@@ -247,6 +247,7 @@ def test_the_table_of_an_earlier_version_is_taken_over(tmp_path: Path) -> None:
     rows = [
         ("a", "app", "Error", 0.75, "hf.co/x/small:1b/0f0f/1", "llm", "text a", 1, 2, 3),
         ("b", "app", "User Action", 0.5, "small:1b/0f0f/1", "human", "text b", 1, 2, 3),
+        ("c", "app", "Error", 0.0, "hf.co/x/small:1b/0f0f/1", "llm", "text c", 1, 2, 3),
     ]
     connection.executemany(f"INSERT INTO verdicts VALUES ({','.join('?' * 10)})", rows)
     connection.commit()
@@ -259,6 +260,18 @@ def test_the_table_of_an_earlier_version_is_taken_over(tmp_path: Path) -> None:
         Remembered("a", "app", "Error", 0.75, "llm", "hf.co/x/small:1b", rows[0][4], "text a", "", 1, 2, 3)
     ]
     assert [(row.model, row.asked) for row in memory.shown("b")] == [("", "")]
+    assert [row.confidence for row in memory.shown("c")] == [None], "0 was: not measured"
+    memory.close()
+
+
+def test_a_confidence_that_was_not_measured_stays_so_after_a_restart(tmp_path: Path) -> None:
+    unmeasured = Verdict("Error", None, "llm")
+    memory = VerdictMemory(tmp_path / "cache.db", "one")
+    memory.remember(question("a"), unmeasured)
+    memory.close()
+
+    memory = VerdictMemory(tmp_path / "cache.db", "one")
+    assert memory.classify([question("a")]) == [unmeasured]
     memory.close()
 
 

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
 from logclf_daemon.activation import PassedSockets
-from logclf_daemon.cascade import Cascade, Generation
-from logclf_daemon.config import Config, state_directory
+from logclf_daemon.cascade import Cascade
+from logclf_daemon.config import Config, located, state_directory
 from logclf_daemon.enrichment import Enrichment
 from logclf_daemon.errors import ConfigError, ServiceUnavailable, StageError
 from logclf_daemon.events import StateTrouble, emit, model_llm_answers
+from logclf_daemon.generation import Generation
 from logclf_daemon.notify import notify_step
 from logclf_daemon.outputs.jsonl import JsonlOutput, JsonlOutputOptions
 from logclf_daemon.pipeline import OutputSlot, Pipeline
@@ -56,16 +58,14 @@ def build_parts(config: Config, state: Path | None, before: Parts | None = None)
     """
     taxonomy = config.taxonomy
     notify_step("compiling the rules")
-    rules = load_rules(config.rules, taxonomy, folder("rules"), cache_directory())
-    model: ModelStage | None = None
-    if config.model.enabled:
-        notify_step("loading the model")
-        model = _model(config, before)
-        unknown = [label for label in model.labels if label not in taxonomy] if model else []
-        if model is not None and unknown:
-            if config.model.path != "builtin":
-                raise ConfigError(f"model.path: {config.model.path} answers {unknown[0]!r}, which is not a label")
-            model = None  # the user's own labels: the shipped model does not know them
+    with ThreadPoolExecutor(1, "model") as beside:  # both work mostly outside of Python
+        loading = beside.submit(_model, config, before)
+        with located(config):
+            rules = load_rules(config.rules, taxonomy, folder("rules"), cache_directory())
+        if config.model.enabled:
+            notify_step("loading the model")
+    with located(config):
+        model = loading.result()
     llm: LlmStage | None = None
     memory: VerdictMemory | None = None
     same = before is not None and before.config.llm == config.llm and before.config.labels == config.labels
@@ -74,17 +74,30 @@ def build_parts(config: Config, state: Path | None, before: Parts | None = None)
         llm, memory = before.llm, before.memory
     else:
         if config.llm.enabled is not False:
-            llm = LlmStage(config.llm, taxonomy, labelled=_labelled(rules) if config.llm.examples else ())
+            with located(config):
+                llm = LlmStage(config.llm, taxonomy, labelled=_labelled(rules) if config.llm.examples else ())
         memory = memory_of(config, llm, state) if state is not None else None
     if memory is not None:
         memory.head = model.digest[:16] if model is not None else ""
     return Parts(config, rules, model, memory, llm)
 
 
-def _model(config: Config, before: Parts | None) -> ModelStage:
-    """The model in use if its folder still holds the same files, else a new one."""
+def _model(config: Config, before: Parts | None) -> ModelStage | None:
+    """The model in use if its folder still holds the same files, else a new one; None where there shall be none."""
+    if not config.model.enabled:
+        return None
     model = before.model if before is not None and before.config.model == config.model else None
-    return model if model is not None and model.unchanged() else ModelStage(config.model)
+    if model is None or not model.unchanged():
+        model = ModelStage(config.model)
+    unknown = [label for label in model.labels if label not in config.taxonomy]
+    if not unknown:
+        return model
+    if config.model.path != "builtin":
+        raise ConfigError(
+            f"{config.model.path} answers {unknown[0]!r}, which is not a label; add it to labels, or use another model",
+            ("model", "path"),
+        )
+    return None  # the user's own labels: the shipped model does not know them
 
 
 def _labelled(rules: RuleSet) -> list[tuple[str, str]]:
@@ -193,11 +206,13 @@ def build_pipeline(
     inputs: list[Input] = []
     for at, options in enumerate(config.inputs):
         kind = options.type  # type: ignore[attr-defined]  # every member of the union has it
-        inputs.append(INPUTS[kind].create(options, f"{kind}.{at}", services))
+        with located(config, "inputs", at):
+            inputs.append(INPUTS[kind].create(options, f"{kind}.{at}", services))
     outputs: list[OutputSlot] = []
     for at, options in enumerate(config.outputs):
         kind = options.type  # type: ignore[attr-defined]
-        output = OUTPUTS[kind].create(options, f"{kind}.{at}", services)
+        with located(config, "outputs", at):
+            output = OUTPUTS[kind].create(options, f"{kind}.{at}", services)
         outputs.append(OutputSlot(output, required=getattr(options, "required", True)))
     dead_letter = None
     if config.delivery.dead_letter is not None:

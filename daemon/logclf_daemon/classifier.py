@@ -12,8 +12,9 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar, cast
 
-from logclf_daemon.cascade import Answer, Cascade
+from logclf_daemon.cascade import Cascade
 from logclf_daemon.errors import BadInput, ConfigError
+from logclf_daemon.generation import Answer
 from logclf_daemon.tables.labelling import answers_of
 from logclf_daemon.tables.rows import TableOptions, extra_of
 
@@ -42,13 +43,13 @@ Found = TypeVar("Found")
 class LineVerdict:
     """What the cascade says of a line.
 
-    `label` is one of the labels or `Unclassified`; `confidence` is between 0 and 1, 1 for a rule; `stage` is `rules`,
-    `model`, `llm` or `none`; `rule` is the rule's id; `reason` says why there is no label; `template` is the same for
-    lines that differ only in numbers and identifiers.
+    `label` is one of the labels or `Unclassified`; `confidence` is between 0 and 1, 1 for a rule, None where an LLM's
+    server tells no probabilities; `stage` is `rules`, `model`, `llm` or `none`; `rule` is the rule's id; `reason` says
+    why there is no label; `template` is the same for lines that differ only in numbers and identifiers.
     """
 
     label: str
-    confidence: float
+    confidence: float | None
     stage: str
     rule: str | None
     reason: str | None
@@ -184,9 +185,7 @@ def _bytes(line: object) -> bytes | None:
 
 def _verdict(answer: Answer) -> LineVerdict:
     verdict = answer.verdict
-    return LineVerdict(
-        verdict.label, round(verdict.confidence, 4), verdict.stage, verdict.rule, verdict.reason, answer.template
-    )
+    return LineVerdict(verdict.label, verdict.rounded, verdict.stage, verdict.rule, verdict.reason, answer.template)
 
 
 def _with_columns(frame: Any, columns: dict[str, list[object]]) -> Any:

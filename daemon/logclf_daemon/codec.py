@@ -7,10 +7,8 @@ with msgpack's Unpacker, and the record stays sealed: its map is never changed, 
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from datetime import datetime
-from typing import Any
 
 import msgpack
 import msgspec
@@ -28,6 +26,7 @@ _TEXT_AT = bytes(
     1 if 0xA0 <= byte <= 0xBF else {0xD9: 2, 0xDA: 3, 0xDB: 5, 0xC4: 2, 0xC5: 3, 0xC6: 5}.get(byte, 0)
     for byte in range(256)
 )
+_STR_HEADERS = tuple(bytes((0xA0 | size,)) if size < 32 else bytes((0xD9, size)) for size in range(256))
 _GROUP_MARKS = (
     b"\xd7\x00\xff\xff\xff\xff",
     b"\xd7\x00\xff\xff\xff\xfe",
@@ -136,13 +135,17 @@ def event_time(nanoseconds: int) -> Raw:
 def raw_str(text: bytes) -> Raw:
     """A msgpack str of these very bytes, whether they are UTF-8 or not."""
     size = len(text)
-    if size < 32:
-        return Raw(bytes((0xA0 | size,)) + text)
     if size < 1 << 8:
-        return Raw(bytes((0xD9, size)) + text)
+        return Raw(_STR_HEADERS[size] + text)
     if size < 1 << 16:
         return Raw(struct.pack(">BH", 0xDA, size) + text)
     return Raw(struct.pack(">BI", 0xDB, size) + text)
+
+
+def raw_strs(texts: Sequence[bytes]) -> list[Raw]:
+    """The same for many: most texts are short, and a call for each would cost as much as its work."""
+    headers = _STR_HEADERS
+    return [Raw(headers[len(text)] + text) if len(text) < 256 else raw_str(text) for text in texts]
 
 
 def text_bytes(value: Raw | bytes) -> bytes | None:
@@ -206,69 +209,3 @@ def sealed_with(body: Raw, extra: dict[str, Raw]) -> Raw:
         count, rest = int.from_bytes(data[1:5], "big"), data[5:]
     pairs = b"".join(encode(name) + bytes(value) for name, value in extra.items())
     return Raw(struct.pack(">BI", 0xDF, count + len(extra)) + rest + pairs)
-
-
-# First bytes of msgpack bin and ext, which JSON cannot carry as they are.
-_NOT_JSON = bytes((0xC4, 0xC5, 0xC6, 0xC7, 0xC8, 0xC9, 0xD4, 0xD5, 0xD6, 0xD7, 0xD8))
-
-
-def plain(records: Sequence[AnyRecord]) -> list[dict[str, object]]:
-    """The fields of each record as Python values, for text formats: undecodable bytes become U+FFFD."""
-    bodies = [record.fields if isinstance(record, Record) else record.body for record in records]
-    encoded = encode(bodies)
-    try:
-        decoded: list[dict[str, object]] = msgspec.msgpack.decode(encoded)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError, TypeError):
-        return [_plain_slowly(encode(body)) for body in bodies]
-    if len(encoded.translate(None, _NOT_JSON)) == len(encoded):
-        return decoded
-    return [fields if _is_text(fields) else text_fields(fields) for fields in decoded]
-
-
-def _plain_slowly(body: bytes) -> dict[str, object]:
-    try:
-        fields = msgpack.unpackb(body, raw=False, unicode_errors="replace", strict_map_key=False, timestamp=0)
-    except (*_MAX_DEPTH_ERRORS, TypeError, RecursionError):
-        return {"undecodable": body.decode("latin-1")}
-    return text_fields(fields)
-
-
-_TEXT = frozenset({str, int, float, bool, type(None)})
-
-
-def _is_text(fields: Mapping[Any, object]) -> bool:
-    """Whether a text format can carry these fields as they are: nearly all records, so seen at one look a value."""
-    if not all(type(name) is str for name in fields):
-        return False
-    return all(
-        type(value) in _TEXT
-        or (type(value) is dict and all(type(name) is str and type(inner) in _TEXT for name, inner in value.items()))
-        for value in fields.values()
-    )
-
-
-def text_fields(fields: Mapping[Any, object]) -> dict[str, object]:
-    """Fields as every text format can carry them: keys and bytes become text; what is nested too deep is left out."""
-    found: dict[str, object] = {}
-    for name, value in fields.items():
-        try:
-            found[_text_of(name)] = _text_only(value)
-        except RecursionError:
-            found[_text_of(name)] = "(nested too deep)"
-    return found
-
-
-def _text_of(value: object) -> str:
-    return value.decode("utf-8", "replace") if isinstance(value, bytes) else str(value)
-
-
-def _text_only(value: object) -> object:
-    if isinstance(value, bytes | datetime | msgpack.Timestamp):
-        return _text_of(value)
-    if isinstance(value, dict):
-        return {_text_of(name): _text_only(inner) for name, inner in value.items()}
-    if isinstance(value, list | tuple):
-        return [_text_only(inner) for inner in value]
-    if isinstance(value, msgpack.ExtType | msgspec.msgpack.Ext):
-        return {"type": value.code, "data": bytes(value.data).hex()}
-    return value

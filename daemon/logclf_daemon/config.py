@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from difflib import get_close_matches
 from pathlib import Path
 from types import NoneType, UnionType
 from typing import TYPE_CHECKING, Annotated, Any, Literal, Self, Union, get_args, get_origin
 
-from pydantic import BaseModel, ConfigDict, Field, SecretStr, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, SecretStr, field_validator, model_validator
 
 from logclf_daemon.documents import Document, Place, load, parse, validated
 from logclf_daemon.enrichment import Meaning, Standard
@@ -113,6 +114,11 @@ class Config(_Section):
     delivery: DeliveryOptions = DeliveryOptions()
     http: HttpOptions = HttpOptions()
     labels: dict[str, str] = Field({}, description="name: description; replaces the default labels.")
+    _written: Document | None = PrivateAttr(None)
+
+    def __eq__(self, other: object) -> bool:
+        """Two that mean the same are equal, wherever they were written."""
+        return isinstance(other, Config) and all(getattr(self, n) == getattr(other, n) for n in Config.model_fields)
 
     @field_validator("labels")
     @classmethod
@@ -134,6 +140,19 @@ class Config(_Section):
     @property
     def taxonomy(self) -> Taxonomy:
         return Taxonomy(self.labels or dict(DEFAULT_LABELS))
+
+
+@contextmanager
+def located(config: Config, *section: str | int) -> Iterator[None]:
+    """A mistake that shows only when an option of this section is used: told with the file and line of the option."""
+    try:
+        yield
+    except ConfigError as error:
+        if not error.key:
+            raise
+        place = (*section, *error.key)
+        where = f"{config._written.where(place)}: " if config._written is not None else ""
+        raise ConfigError(f"{where}{'.'.join(map(str, place))}: {error.text}") from error
 
 
 def with_defaults(config: Config) -> Config:
@@ -175,7 +194,18 @@ def overridden(
     if state_dir is not None:
         changes["state"] = {**config.state.model_dump(), "directory": state_dir}
     parsed = validated(Config, Document(said_by, changes))
-    return config.model_copy(update={name: getattr(parsed, name) for name in changes})
+    found = config.model_copy(update={name: getattr(parsed, name) for name in changes})
+    found._written = _said(config._written, changes, said_by)
+    return found
+
+
+def _said(document: Document | None, changes: Mapping[str, Any], said_by: str) -> Document:
+    """Where options stand when somebody said these sections instead."""
+    if document is None:
+        return Document(said_by, changes)
+    lines = {place: line for place, line in document.lines.items() if place[:1] and place[0] not in changes}
+    origins = {place: origin for place, origin in document.origins.items() if place[:1] and place[0] not in changes}
+    return Document(document.name, document.data, lines, {**origins, **{(name,): said_by for name in changes}})
 
 
 def load_config(path: Path | None, environment: Mapping[str, str] = os.environ) -> Config:
@@ -184,7 +214,10 @@ def load_config(path: Path | None, environment: Mapping[str, str] = os.environ) 
     Raises:
         ConfigError: One line for each mistake: file:line: key: what; what to do.
     """
-    return validated(Config, resolved(written(path, environment)))
+    document = resolved(written(path, environment))
+    config = validated(Config, document)
+    config._written = document
+    return config
 
 
 def written(path: Path | None, environment: Mapping[str, str] = os.environ) -> Document:
@@ -288,7 +321,10 @@ def _text(value: str, where: str) -> str:
     try:
         return path.read_text(encoding="utf-8").rstrip("\r\n")
     except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{where}: {path} cannot be read: {getattr(error, 'strerror', None) or error}") from error
+        reason = getattr(error, "strerror", None) or error
+        raise ConfigError(
+            f"{where}: {path} cannot be read: {reason}; write the secret into it, readable for the daemon's user"
+        ) from error
 
 
 def _credential(name: str, where: str) -> Path:

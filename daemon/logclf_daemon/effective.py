@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,10 +11,10 @@ from pydantic import BaseModel, SecretStr
 
 from logclf_daemon.config import Config
 from logclf_daemon.documents import Document, Place
+from logclf_daemon.masking import without_login
 
 SECRET = "(secret)"
 REFERENCES = ("file:", "credential:")
-_USER_INFO = re.compile(r"(?<=://)[^/@\s]+(?=@)")
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,4 +85,4 @@ def _shown(value: Any, as_written: Any) -> Any:
         return [_shown(item, items[at] if at < len(items) else None) for at, item in enumerate(value)]
     if isinstance(as_written, str) and as_written.startswith(REFERENCES):
         return as_written
-    return _USER_INFO.sub("…", str(value)) if isinstance(value, str | Path) else value
+    return without_login(str(value)) if isinstance(value, str | Path) else value

@@ -10,9 +10,17 @@ class LogclfError(Exception):
 
 
 class ConfigError(LogclfError):
-    """The configuration, a rule file or a model folder is wrong. Starting again changes nothing (exit 78)."""
+    """The configuration, a rule file or a model folder is wrong. Starting again changes nothing (exit 78).
+
+    `key` is the option it is about, as far as who raises it knows; `config.located` adds file and line.
+    """
 
     exit_code = 78
+
+    def __init__(self, text: str, key: tuple[str | int, ...] = ()) -> None:
+        super().__init__(f"{'.'.join(map(str, key))}: {text}" if key else text)
+        self.text = text
+        self.key = key
 
 
 class BadInput(LogclfError):

@@ -22,6 +22,7 @@ UNITS = (SERVICE, CONTROL_SOCKET, FORWARD_SOCKET)
 SHIPPED_COMMAND = "/usr/bin/logclf-daemon"  # as the unit file has it
 PACKAGED = ("usr/lib/systemd/system", "lib/systemd/system")
 HIDDEN = ("/home", "/root", "/run/user", "/tmp", "/var/tmp")  # from the service, by ProtectHome and PrivateTmp
+IN_IMAGES = tuple(Path(place) / "logclf-daemon" for place in ("/opt/logclf-daemon/bin", "/usr/local/bin", "/usr/bin"))
 KEPT = ("etc/logclf", "var/lib/private/logclf-daemon", "var/lib/logclf-daemon", "var/log/private/logclf-daemon")
 DISPOSABLE = ("var/cache/private/logclf-daemon", "var/cache/logclf-daemon", "var/log/logclf-daemon")
 
@@ -215,6 +216,35 @@ def command_path() -> Path:
     raise LogclfError(f"{beside}: there is no such command; {WHERE_TO_INSTALL}")
 
 
+def command_in(host: Host) -> Path:
+    """The path of the command for the unit file: as the host that gets the service will see it.
+
+    Raises:
+        LogclfError: There is none.
+    """
+    if host.runs:
+        return command_path()
+    called = Path(sys.argv[0]).absolute()
+    inside = [Path("/") / called.relative_to(host.root)] if called.is_relative_to(host.root) else []
+    for place in (*inside, *IN_IMAGES):
+        there = host.root / place.relative_to("/")
+        if there.exists() or there.is_symlink():  # a link of the image leads somewhere in the image
+            return place
+    looked = ", ".join(map(str, IN_IMAGES))
+    raise LogclfError(f"{host.root}: there is no logclf-daemon in this image ({looked}); install it there first")
+
+
+def refuse_hidden(command: Path) -> None:
+    """The service of an image must see its command; who may read it is the business of whoever builds the image.
+
+    Raises:
+        LogclfError: It will not.
+    """
+    for hidden in HIDDEN:
+        if command.is_relative_to(hidden):
+            raise LogclfError(f"{command}: {hidden} is hidden from the service; {WHERE_TO_INSTALL}")
+
+
 def refuse_unreadable(command: Path) -> None:
     """A service of its own user must be able to read and run all of it.
 
@@ -223,9 +253,7 @@ def refuse_unreadable(command: Path) -> None:
     """
     places = {command, command.resolve(), Path(sys.executable).resolve(), Path(__file__).resolve(), Path(sys.prefix)}
     for place in sorted(places):
-        for hidden in HIDDEN:
-            if place.is_relative_to(hidden):
-                raise LogclfError(f"{place}: {hidden} is hidden from the service; {WHERE_TO_INSTALL}")
+        refuse_hidden(place)
         for part in (place, *place.parents):
             if not part.stat().st_mode & (0o001 if part.is_dir() else 0o004):
                 raise LogclfError(

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import statistics
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 
 import numpy as np
 
-from logclf_daemon.cascade import source_class
 from logclf_daemon.errors import ServiceUnavailable
+from logclf_daemon.generation import source_class
 from logclf_daemon.quality import LabelledRow, calibration_error
 from logclf_daemon.record import Question
+from logclf_daemon.stages._llm.prior import corrected, likeliest
 from logclf_daemon.stages.llm import LlmStage, Spent
 from logclf_daemon.template import template_id
 
@@ -28,8 +30,31 @@ class Sure:
 
 
 @dataclass(frozen=True, slots=True)
+class PriorCorrection:
+    """The same answers with and without `llm.prior_correction`: rows right, and those right in only one of the ways."""
+
+    rows: int
+    right_with: int
+    right_without: int
+    won: int
+    lost: int
+
+    def as_text(self, *, on: bool) -> str:
+        """For people: whether it helps, and what to do."""
+        helps = self.right_with > self.right_without
+        if helps == on or self.right_with == self.right_without:
+            todo = f"leave llm.prior_correction {'on' if on else 'off'}"
+        else:
+            todo = f"try llm.prior_correction: {'true' if helps else 'false'}"
+        return (
+            f"  prior correction: {self.right_with / self.rows:.1%} of {self.rows} answers right with it, "
+            f"{self.right_without / self.rows:.1%} without ({self.won} won, {self.lost} lost); {todo}"
+        )
+
+
+@dataclass(frozen=True, slots=True)
 class LlmQuality:
-    """Figures of one model. `calibration_error` is None where the server tells no probabilities."""
+    """Figures of one model. `calibration_error` and `prior` are None where the server tells no probabilities."""
 
     model: str
     rows: int
@@ -43,6 +68,8 @@ class LlmQuality:
     prompt_tokens: float
     answer_tokens: float
     labels: dict[str, tuple[int, int]]
+    prior: PriorCorrection | None = None
+    prior_correction: bool = False  # whether it was on
 
     def as_json(self) -> dict[str, object]:
         """For a program."""
@@ -67,6 +94,7 @@ class LlmQuality:
                 ),
                 f"  {self.secs_median:.2f} s a question (95 % within {self.secs_p95:.2f} s), "
                 f"{self.prompt_tokens:.0f} tokens read and {self.answer_tokens:.0f} written",
+                *([self.prior.as_text(on=self.prior_correction)] if self.prior is not None else ()),
                 *(f"  {name:{width}}  {right:5d} of {rows} right" for name, (right, rows) in self.labels.items()),
             ]
         )
@@ -85,21 +113,30 @@ def measure(stage: LlmStage, rows: Sequence[LabelledRow], progress: Callable[[in
         question = known.setdefault((template, kind), Question(template, row.text, kind, row.message))
         asked.setdefault(question, []).append(row)
     stage.warm_up()
+    prior = stage.prior()
+    both: list[tuple[bool, bool]] = []  # right with the prior divided out, and without
     spent: list[Spent] = []
     verdicts = []
     for question, same in asked.items():
-        stage.spent = None
+        stage.spent = stage.said = None
         (verdict,) = stage.classify([question])
         if stage.breaker != "closed":
-            raise ServiceUnavailable(f"{stage.options.url}: {stage.state}; see `logclf-daemon doctor`")
+            raise ServiceUnavailable(f"{stage.shown_url}: {stage.state}; see `logclf-daemon doctor`")
         if stage.spent is not None:
             spent.append(stage.spent)
+        if prior is not None and stage.said is not None and stage.said.shares is not None:
+            said = stage.said.label
+            other = likeliest(corrected(stage.said.shares, prior), said)
+            both += [(row.label == other, row.label == said) for row in same]
         verdicts += [(row, verdict) for row in same if verdict is not None]
         if progress is not None:
             progress(len(same))
     answers = [(row, verdict) for row, verdict in verdicts if not verdict.abstained]
-    confidence = np.array([verdict.confidence for _, verdict in answers], np.float32)
-    right = np.array([verdict.label == row.label for row, verdict in answers], bool)
+    right = [verdict.label == row.label for row, verdict in answers]
+    # Answers whose server told no probabilities say nothing of calibration.
+    told = [at for at, (_, verdict) in enumerate(answers) if verdict.confidence is not None]
+    confidence = np.array([answers[at][1].confidence for at in told], np.float32)
+    right_of_told = np.array([right[at] for at in told], bool)
     secs = sorted(one.secs for one in spent) or [0.0]
     names = dict.fromkeys(row.label for row in rows)
     return LlmQuality(
@@ -107,9 +144,9 @@ def measure(stage: LlmStage, rows: Sequence[LabelledRow], progress: Callable[[in
         rows=len(rows),
         questions=len(asked),
         answered=len(answers) / len(rows),
-        right_of_answered=float(right.mean()) if len(right) else 0.0,
-        calibration_error=calibration_error(confidence, right, np.ones(len(right))) if confidence.any() else None,
-        levels=[_sure(level, confidence >= level, right, len(rows)) for level in LEVELS],
+        right_of_answered=statistics.fmean(right) if right else 0.0,
+        calibration_error=calibration_error(confidence, right_of_told, np.ones(len(told))) if told else None,
+        levels=[_sure(level, confidence >= level, right_of_told, len(rows)) for level in LEVELS],
         secs_median=statistics.median(secs),
         secs_p95=secs[min(len(secs) - 1, int(len(secs) * 0.95))],
         prompt_tokens=statistics.fmean(one.prompt_tokens for one in spent) if spent else 0.0,
@@ -121,6 +158,19 @@ def measure(stage: LlmStage, rows: Sequence[LabelledRow], progress: Callable[[in
             )
             for name in names
         },
+        prior=_compared(both) if both else None,
+        prior_correction=stage.options.prior_correction,
+    )
+
+
+def _compared(both: Sequence[tuple[bool, bool]]) -> PriorCorrection:
+    counts = Counter(both)
+    return PriorCorrection(
+        rows=len(both),
+        right_with=counts[True, True] + counts[True, False],
+        right_without=counts[True, True] + counts[False, True],
+        won=counts[True, False],
+        lost=counts[False, True],
     )
 
 

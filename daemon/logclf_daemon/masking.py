@@ -56,3 +56,11 @@ def masked(line: str | bytes) -> str:
     for pattern, words in _MASKS:
         text = pattern.sub(words, text)
     return text
+
+
+_USER_INFO = re.compile(r"(?<=://)[^/@\s]+(?=@)")
+
+
+def without_login(text: str) -> str:
+    """An address, or words with addresses in them, without the user names and passwords of these."""
+    return _USER_INFO.sub("…", text)

@@ -57,7 +57,10 @@ def seconds(name: str, help_text: str, *labels: str) -> Histogram:
 
 def value(name: str, **labels: str) -> float:
     """The present value of a sample, 0 where nothing was counted yet. `name` is the full sample name."""
-    return REGISTRY.get_sample_value(name, labels) or 0.0
+    for step in _before.steps:
+        step()
+    found = (metric.samples for metric in REGISTRY.restricted_registry([name]).collect())
+    return next((sample.value for samples in found for sample in samples if sample.labels == labels), 0.0)
 
 
 def exposition() -> bytes:

@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 from hashlib import sha256
 from typing import Protocol, TypeVar
 
-from logclf_daemon.cascade import Answer, Cascade, Classified
+from logclf_daemon.cascade import Cascade, Classified
 from logclf_daemon.codec import event_time, raw_str, sealed_with
 from logclf_daemon.errors import LogclfError, OutputUnavailable, RecordRejected
 from logclf_daemon.events import (
@@ -37,6 +37,7 @@ from logclf_daemon.events import (
     records_returned,
 )
 from logclf_daemon.failpoint import reached
+from logclf_daemon.generation import Answer
 from logclf_daemon.protocols import Input, Output
 from logclf_daemon.record import Batch, Outcome, Record
 

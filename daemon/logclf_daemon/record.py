@@ -45,12 +45,13 @@ AnyRecord = Record | SealedRecord
 class Verdict:
     """What a stage says of a line: a label of the taxonomy, or `Unclassified` with the reason why.
 
+    A `confidence` of None was not measured: the LLM's server tells no probabilities.
     A `provisional` one counts until the LLM, asked again in the background, says something else; a `fallback` one where
     no later stage is sure. `guess` is what an abstaining stage leans to.
     """
 
     label: str
-    confidence: float
+    confidence: float | None
     stage: str
     rule: str | None = None
     reason: str | None = None
@@ -61,6 +62,11 @@ class Verdict:
     @property
     def abstained(self) -> bool:
         return self.label == UNCLASSIFIED
+
+    @property
+    def rounded(self) -> float | None:
+        """The confidence as it is shown."""
+        return None if self.confidence is None else round(self.confidence, 4)
 
 
 def abstention(reason: str, confidence: float = 0.0, guess: str | None = None) -> Verdict:

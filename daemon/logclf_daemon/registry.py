@@ -61,3 +61,22 @@ STAGES: dict[str, str] = {
     "llm": "logclf_daemon.stages.llm:LlmStage",
 }
 """The stages in the order in which they are asked. `build.py` puts them together: each needs other things."""
+
+CORPUS = "logclf_training.known", "labelled_lines"
+"""Lines with labels to try a new rule on. They come with the training package, which nothing here needs to work."""
+
+
+def corpus_lines() -> list[tuple[str, str]] | None:
+    """The lines of the corpus with their labels; None where the training package is not installed.
+
+    Raises:
+        BadInput: The installation is incomplete.
+    """
+    module, name = CORPUS
+    try:
+        lines: list[tuple[str, str]] = getattr(import_module(module), name)()
+    except ModuleNotFoundError as error:
+        if error.name not in (module, module.partition(".")[0]):
+            raise
+        return None
+    return lines

@@ -9,7 +9,6 @@ import os
 import signal
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
-from pathlib import Path
 
 from logclf_daemon import __version__
 from logclf_daemon.activation import CONTROL, PassedSockets
@@ -24,7 +23,7 @@ from logclf_daemon.build import (
     waiting_room,
 )
 from logclf_daemon.cascade import Cascade
-from logclf_daemon.config import Config
+from logclf_daemon.config import Config, located
 from logclf_daemon.control import Answer, ControlServer, socket_path
 from logclf_daemon.errors import ConfigError, ServiceUnavailable
 from logclf_daemon.events import (
@@ -37,19 +36,19 @@ from logclf_daemon.events import (
     Stopping,
     emit,
 )
+from logclf_daemon.freshness import Freshness
+from logclf_daemon.heap import give_back
 from logclf_daemon.http.server import STOP_SECS, HttpServer
 from logclf_daemon.notify import notify, notify_reloading, watchdog_secs
 from logclf_daemon.pipeline import Pipeline
-from logclf_daemon.resources import folder
 from logclf_daemon.tap import Tap
 from logclf_daemon.telemetry import Running
 
 TAP_SECS = 0.2
+SETTLED_SECS = 3.0
 WATCH_SECS = 0.25  # how often rule and model files are looked at: a save is in force within a second
 SEEN_SECS = 10.0  # how often it is written down which remembered verdicts were used
 RESTART_SECTIONS = ("inputs", "outputs", "state", "record", "delivery", "http")
-
-Signature = tuple[tuple[str, int, int, int], ...]
 
 
 class Service:
@@ -76,7 +75,8 @@ class Service:
         sockets = PassedSockets.from_environment()
         directory, state = open_state(self.config)
         self._directory = directory
-        self._seen = self._signature()  # before they are read: a save from now on is noticed
+        self._files = Freshness()
+        self._files.note(self.config)
         self._parts = build_parts(self.config, directory)
         self._reviewed = reviews(self._parts)
         self._cascade = cascade_of(self._parts)
@@ -97,13 +97,12 @@ class Service:
             self._pipeline = build_pipeline(self.config, self._cascade, state, once=self._once, sockets=sockets)
             await self._pipeline.open()
             if self._http is not None:
-                self._http.open()
+                with located(self.config):
+                    self._http.open()
             if not self._once:
                 await control.open()
             for left in sockets.close():
                 emit(SocketNotUsed(socket=left))
-            if (room := self._cascade.waiting) is not None:
-                room.warm_up()
             await self._serve(self._pipeline)
         finally:
             await control.close()
@@ -117,9 +116,17 @@ class Service:
         with self._signals(pipeline):
             background = [
                 asyncio.create_task(task)
-                for task in (self._watch_files(), self._reloads(), self._count_seen(), feed_watchdog(pipeline))
+                for task in (
+                    self._watch_files(),
+                    self._reloads(),
+                    self._count_seen(),
+                    self._give_back(),
+                    feed_watchdog(pipeline),
+                )
             ]
             self._tell_started()
+            if (room := self._cascade.waiting) is not None:
+                room.warm_up()
             http = asyncio.create_task(self._http.serve()) if self._http is not None else None
             try:
                 await pipeline.run()
@@ -250,20 +257,31 @@ class Service:
     async def reload(self) -> str | None:
         """Read configuration, rules and model again and swap them in; the reason if they were refused."""
         async with self._reloading:
-            notify_reloading()
-            try:
-                config = await asyncio.to_thread(self._reread) if self._reread else self.config
-                changed = [name for name in RESTART_SECTIONS if getattr(config, name) != getattr(self.config, name)]
-                if changed:
-                    raise ConfigError(f"{', '.join(changed)}: changed; restart the service for that")
-                parts = await asyncio.to_thread(build_parts, config, self._directory, self._parts)
-            except ConfigError as error:
-                emit(ReloadRefused(error=str(error)))
-                notify("READY=1", f"STATUS=reload refused, generation {self._number} stays")
-                return str(error)
-            self._swap(config, parts)
-            notify("READY=1", f"STATUS={len(parts.rules)} rules, generation {self._number}")
-            return None
+            return await self._reload()
+
+    async def _reload(self) -> str | None:
+        notify_reloading()
+        try:
+            config = await asyncio.to_thread(self._configured)
+            changed = [name for name in RESTART_SECTIONS if getattr(config, name) != getattr(self.config, name)]
+            if changed:
+                raise ConfigError(f"{', '.join(changed)}: changed; restart the service for that")
+            parts = await asyncio.to_thread(build_parts, config, self._directory, self._parts)
+        except ConfigError as error:
+            emit(ReloadRefused(error=str(error)))
+            notify("READY=1", f"STATUS=reload refused, generation {self._number} stays")
+            return str(error)
+        self._swap(config, parts)
+        notify("READY=1", f"STATUS={len(parts.rules)} rules, generation {self._number}")
+        await asyncio.to_thread(give_back)
+        return None
+
+    def _configured(self) -> Config:
+        """The configuration as it is now; what it names is noted as looked at, whether it is taken or refused."""
+        self._files.note(self.config)
+        config = self._reread() if self._reread else self.config
+        self._files.note(config)
+        return config
 
     def _swap(self, config: Config, parts: Parts) -> None:
         before, self._parts, self.config = self._parts, parts, config
@@ -279,22 +297,33 @@ class Service:
         emit(Reloaded(generation=self._number, rules=len(parts.rules)))
 
     async def _watch_files(self) -> None:
-        """Reload when a rule or model file changed. Looked at, not watched: events get lost, a look does not."""
+        """Reload when a rule or model file changed, and when people changed remembered verdicts."""
         while True:
             await asyncio.sleep(WATCH_SECS)
-            now = await asyncio.to_thread(self._signature)
-            if now != self._seen:
-                self._seen = now
-                await self.reload()
-            await self.reviewed()
+            async with self._reloading:  # what a reload reads is no change
+                changed, reviewed = await asyncio.to_thread(self._look)
+                if changed:
+                    await self._reload()
+                else:
+                    self._take_reviews(reviewed)
+
+    def _look(self) -> tuple[bool, int | None]:
+        return self._files.changed(self.config), reviews(self._parts)
 
     async def reviewed(self) -> None:
         """People changed remembered verdicts: the caches of the generation hold the old ones, a new one has none."""
         async with self._reloading:
-            reviewed = await asyncio.to_thread(reviews, self._parts)
-            if reviewed is not None and reviewed != self._reviewed:
-                self._reviewed = reviewed
-                self._swap(self.config, self._parts)
+            self._take_reviews(await asyncio.to_thread(reviews, self._parts))
+
+    def _take_reviews(self, reviewed: int | None) -> None:
+        if reviewed is not None and reviewed != self._reviewed:
+            self._reviewed = reviewed
+            self._swap(self.config, self._parts)
+
+    async def _give_back(self) -> None:
+        """What the start took and nobody needs any more, once the HTTP app is loaded too."""
+        await asyncio.sleep(SETTLED_SECS)
+        await asyncio.to_thread(give_back)
 
     async def _count_seen(self) -> None:
         """Write down, every now and then, how often remembered verdicts were used."""
@@ -304,33 +333,12 @@ class Service:
             if seen and memory is not None:
                 await asyncio.to_thread(memory.saw, seen)
 
-    def _signature(self) -> Signature:
-        """Name, size, time and identity of every file a generation is made of."""
-        places = [*self.config.rules.paths, *([folder("rules")] if self.config.rules.builtin else [])]
-        if self.config.model.enabled:
-            places.append(self.config.model.folder)
-        return tuple(sorted(found for place in places for found in _looked_at(place)))
-
     def _close(self) -> None:
         close(self._cascade, self._parts)
 
     @property
     def cascade(self) -> Cascade:
         return self._cascade
-
-
-def _looked_at(place: Path) -> Iterator[tuple[str, int, int, int]]:
-    """Four times a second and for years: so with `scandir`, pathlib costs ten times that."""
-    with contextlib.suppress(OSError):
-        try:
-            entries = list(os.scandir(place))
-        except NotADirectoryError:
-            looked = place.stat()
-            yield str(place), looked.st_size, looked.st_mtime_ns, looked.st_ino
-            return
-        for entry in entries:
-            looked = entry.stat()
-            yield entry.path, looked.st_size, looked.st_mtime_ns, looked.st_ino
 
 
 def reviews(parts: Parts) -> int | None:

@@ -1,34 +1,32 @@
 """Rules from remembered verdicts: what the LLM said again and again is answered in a microsecond from then on.
 
-Nothing is taken over by itself. A rule is proposed only if it matches its own lines, no remembered line with another
-label and no example of another rule with another label; a person reads it, then it joins the rule files.
+Nothing is taken over by itself. A rule is proposed only if it matches its own lines and no line that is known to have
+another label: remembered ones, examples of other rules, the corpus of the shipped model, recent traffic. A person reads
+it, then it joins the rule files.
 """
 
 from __future__ import annotations
 
 import re
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import islice
 from pathlib import Path
 
 import yaml
 
+from logclf_daemon.masking import masked
+from logclf_daemon.stages._rules.alike import ENOUGH_ALIKE, Labelled, Nearest, general, phrases
 from logclf_daemon.stages._rules.files import Rule, RuleOptions
+from logclf_daemon.stages._rules.proposed import pattern_of
 from logclf_daemon.stages.rules import RuleSet
 from logclf_daemon.stages.verdicts import HUMAN, Remembered
-from logclf_daemon.template import spell_kept
+from logclf_daemon.template import canonical, template_id
 
-LEAST_WORDS, LEAST_LETTERS = 2, 12  # of a pattern: fewer match what nobody meant
 COUNTEREXAMPLES = 2
 PRIORITY = 50  # below rules that people wrote
-ENOUGH_ALIKE, MOST_VARYING = 3, 3
-MAX_COMPARED, MAX_COMPARED_WORDS = 20_000, 24
-_VARIES = "\0"
-_COMMON = 2000  # a word of more lines tells nothing of what they mean
-
-_WORD = re.compile(r"[^\W_](?:[\w.@/+-]*[^\W_])?")
-_PLACEHOLDER = re.compile(r"<[\w-]{2,12}>")
+REMEMBERED, EXAMPLES = "remembered lines", "examples of rules"
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,61 +38,92 @@ class Wanted:
 
 
 @dataclass(frozen=True, slots=True)
+class Evidence:
+    """Lines with their labels that no rule may contradict, and what people call them."""
+
+    what: str
+    lines: Sequence[tuple[str, str]]
+
+
+@dataclass(frozen=True, slots=True)
 class Suggestion:
-    """A rule to review; `hits` are the records its verdicts answered, `said` who said so."""
+    """A rule to review. `hits` are the records its verdicts answered, `said` who said so.
+
+    `matches` are the lines it was tried on and matches, by kind of evidence; all of them have its label.
+    """
 
     rule: RuleOptions
     hits: int
     said: str
+    matches: Mapping[str, int] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Refused:
+    """A rule that is not proposed: it matches `line`, one of `what`, which has another label."""
+
+    rule: RuleOptions
+    line: str
+    label: str
+    what: str
 
 
 @dataclass(frozen=True, slots=True)
 class Suggestions:
-    """What is proposed, and of how many verdicts nothing could be, by reason."""
+    """What is proposed and what is not, of how many templates nothing is, by reason, and how many lines were tried."""
 
     found: list[Suggestion]
+    refused: list[Refused]
     left_out: Counter[str]
+    tried: Mapping[str, int]
 
     def as_yaml(self) -> str:
         """A rule file to review; there must be rules."""
         blocks = [
-            "# Suggested from remembered verdicts. Read each rule, then put the file into a rules folder.\nversion: 1"
+            "# Suggested from remembered verdicts. Read each rule, then put the file into a rules folder.\n"
+            f"# No rule matches a line with another label. Tried on {counted(self.tried)}.\nversion: 1\nrules:"
         ]
-        blocks.append("rules:")
         for suggestion in self.found:
             options = suggestion.rule.model_dump(mode="json", exclude_defaults=True)
             text = yaml.safe_dump([options], sort_keys=False, allow_unicode=True, width=1000)
-            blocks.append(f"# {suggestion.hits} records, said by {suggestion.said}\n{text.rstrip()}")
+            facts = f"{suggestion.hits} records, said by {suggestion.said}; matches {counted(suggestion.matches)}"
+            blocks.append(f"# {facts}\n{text.rstrip()}")
         return "\n".join(blocks) + "\n"
 
 
+def counted(lines: Mapping[str, int]) -> str:
+    """`remembered lines (3), lines of the corpus (12)`."""
+    return ", ".join(f"{what} ({count:,})" for what, count in lines.items())
+
+
 def suggest(
-    verdicts: Sequence[Remembered], rules: RuleSet, wanted: Wanted, traffic: Sequence[tuple[str, str]] = ()
+    verdicts: Sequence[Remembered], rules: RuleSet, wanted: Wanted, known: Sequence[Evidence] = ()
 ) -> Suggestions:
-    """Rules for verdicts; `traffic` holds more lines with their labels, which no rule may contradict."""
+    """Rules for verdicts; `known` are more lines that none of them may contradict."""
     templates = list(in_force(verdicts))
-    known = [*((row.example, row.label) for rows in templates for row in rows if row.example), *traffic]
-    known += [(text, rule.options.label) for rule in rules.rules for text in rule.options.examples]
-    left_out: Counter[str] = Counter()
-    drafts: dict[str, Suggestion] = {}
-    words = general([rows[0] for rows in templates])
-    # Templates that differ in nothing but what varies speak for one rule together.
-    kind_of = [(rows[0].label, words.get(rows[0].template, rows[0].text)) for rows in templates]
-    hits: Counter[tuple[str, str]] = Counter()
-    for kind, rows in zip(kind_of, templates, strict=True):
-        hits[kind] += sum(row.hits for row in rows)
-    for kind, rows in zip(kind_of, templates, strict=True):
-        reason = _unfit(rows, hits[kind], rules, wanted)
-        pattern = None if reason else pattern_of(kind[1], rows[0].example)
-        if reason is None and pattern is None:
-            reason = "too_few_words"
-        if reason is not None or pattern is None:
-            left_out[reason or ""] += 1
-        elif pattern not in drafts:
-            drafts[pattern] = _draft(rows, hits[kind], pattern)
-    found, contradicting = _tried(list(drafts.values()), known)
-    left_out["contradicts_other_lines"] += contradicting
-    return Suggestions(sorted(found, key=lambda one: -one.hits), +left_out)
+    drafts, left_out = _drafts(templates, rules, wanted)
+    remembered = [row for rows in templates for row in rows if row.example and _counts(row, wanted)]
+    examples = [(text, rule.options.label) for rule in rules.rules for text in rule.options.examples]
+    everything = [
+        Evidence(REMEMBERED, [(row.example, row.label) for row in remembered]),
+        Evidence(EXAMPLES, examples),
+        *known,
+    ]
+    people = {row.template: row.label for rows in templates for row in rows if row.origin == HUMAN}
+    kept, refused = _tried([draft for several in drafts for draft in several], everything, people)
+    # A rule for many templates comes first; those it speaks for need none of their own.
+    chosen = [next((draft for draft in several if draft.pattern in kept), None) for several in drafts]
+    left_out["contradicts_other_lines"] = sum(one is None for one in chosen)
+    made = {draft.pattern: draft for draft in chosen if draft is not None}
+    given_up = [several[-1].pattern for several, one in zip(drafts, chosen, strict=True) if one is None]
+    nearest = Nearest(dict(line for one in everything for line in one.lines)) if made else None
+    found = [_suggestion(draft, kept[pattern], nearest) for pattern, draft in made.items() if nearest is not None]
+    return Suggestions(
+        sorted(found, key=lambda one: -one.hits),
+        [refused[pattern] for pattern in dict.fromkeys(given_up) if pattern in refused],
+        +left_out,
+        {one.what: len(one.lines) for one in everything},
+    )
 
 
 def in_force(verdicts: Sequence[Remembered]) -> Iterator[list[Remembered]]:
@@ -106,12 +135,75 @@ def in_force(verdicts: Sequence[Remembered]) -> Iterator[list[Remembered]]:
         yield sorted(sources.values(), key=lambda row: (not row.example, -row.hits))
 
 
+def _counts(row: Remembered, wanted: Wanted) -> bool:
+    """Whether a verdict speaks against others: one the LLM was not sure of does not."""
+    return row.origin == HUMAN or row.confidence is None or row.confidence >= wanted.min_confidence
+
+
+@dataclass(frozen=True, slots=True)
+class _Draft:
+    """A rule that was not tried yet: for the templates of one kind, the verdicts of each."""
+
+    pattern: str
+    templates: list[list[Remembered]]
+
+    @property
+    def hits(self) -> int:
+        return _hits(self.templates)
+
+    def options(self) -> RuleOptions:
+        first = self.templates[0][0]
+        lines = (row.example for rows in self.templates for row in rows if row.example)
+        examples = list(dict.fromkeys(line for line in lines if re.search(self.pattern, line)))[:ENOUGH_ALIKE]
+        return RuleOptions(
+            id=f"suggested-{template_id(self.pattern.encode())}",
+            label=first.label,
+            pattern=self.pattern,
+            priority=PRIORITY,
+            description=f"Suggested: {first.text[:100]}",
+            examples=tuple(examples) or (first.example,),
+        )
+
+
+def _hits(templates: Sequence[Sequence[Remembered]]) -> int:
+    return sum(row.hits for rows in templates for row in rows)
+
+
+def _drafts(
+    templates: Sequence[list[Remembered]], rules: RuleSet, wanted: Wanted
+) -> tuple[list[list[_Draft]], Counter[str]]:
+    """For each template that is fit the rules that would answer it, the most general first; why others are not fit."""
+    sure = [rows[0] for rows in templates if all(_counts(row, wanted) for row in rows)]
+    ordered = [Labelled(row.template, row.label, row.text) for row in sorted(sure, key=lambda row: -row.hits)]
+    kinds: dict[tuple[str, str], list[list[Remembered]]] = defaultdict(list)
+    kinds_of: list[list[tuple[str, str]]] = []
+    shared, without_varying = phrases(ordered), general(ordered)
+    for rows in templates:
+        first = rows[0]
+        texts = (first.text, without_varying.get(first.template), shared.get(first.template))
+        kinds_of.append([(first.label, text) for text in dict.fromkeys(texts) if text])
+        for kind in kinds_of[-1]:
+            kinds[kind].append(rows)
+    left_out: Counter[str] = Counter()
+    found = []
+    for rows, several in zip(templates, kinds_of, strict=True):
+        hits = max((_hits(kinds[kind]) for kind in several), default=0)
+        reason = _unfit(rows, hits, rules, wanted)
+        several.sort(key=lambda kind: -len(kinds[kind]))  # of two that speak for as many the one that says more
+        drafts = [] if reason else [draft for kind in several if (draft := _draft(kind[1], kinds[kind], rows, wanted))]
+        if drafts:
+            found.append(drafts)
+        else:
+            left_out[reason or "too_few_words"] += 1
+    return found, left_out
+
+
 def _unfit(rows: Sequence[Remembered], hits: int, rules: RuleSet, wanted: Wanted) -> str | None:
     """Why no rule is made of the verdicts of one template; `hits` are those of all templates of its kind."""
     if len({row.label for row in rows}) > 1:
         return "labels_differ_by_source"
     human = any(row.origin == HUMAN for row in rows)
-    if not human and min(row.confidence for row in rows) < wanted.min_confidence:
+    if not human and min(row.confidence or 0.0 for row in rows) < wanted.min_confidence:
         return "not_sure_enough"
     if not human and hits < wanted.min_hits:
         return "too_rare"
@@ -122,104 +214,51 @@ def _unfit(rows: Sequence[Remembered], hits: int, rules: RuleSet, wanted: Wanted
     return None
 
 
-def general(verdicts: Sequence[Remembered]) -> dict[str, str]:
-    """The texts of templates without the words that vary: names and the like, which no digit gives away.
-
-    A word varies where `ENOUGH_ALIKE` templates of one label differ in nothing else.
-    """
-    ordered = sorted(verdicts, key=lambda row: -row.hits)[:MAX_COMPARED]
-    texts = {row.template: (row.label, tuple(row.text.split())) for row in ordered}
-    for _ in range(MOST_VARYING):
-        seen: dict[int, set[str]] = defaultdict(set)
-        for label, words in texts.values():
-            for at, word in enumerate(words[:MAX_COMPARED_WORDS]):
-                seen[hash((label, at, words[:at], words[at + 1 :]))].add(word)
-        for template, (label, words) in texts.items():
-            for at in range(min(len(words), MAX_COMPARED_WORDS)):
-                alike = seen[hash((label, at, words[:at], words[at + 1 :]))]
-                if words[at] != _VARIES and len(alike) >= ENOUGH_ALIKE:
-                    texts[template] = (label, (*words[:at], _VARIES, *words[at + 1 :]))
-                    break
-    return {template: " ".join(word for word in words if word != _VARIES) for template, (_, words) in texts.items()}
-
-
-def pattern_of(text: str, example: str) -> str | None:
-    """RE2 for the lines of a template: its words in their order, whatever varies between them; None: too unspecific."""
-    if spell_kept(example.encode()) != example.encode():
-        return None  # a number decides here (a status, `0 errors`): a person writes that rule better
-    line = _PLACEHOLDER.sub(lambda found: "0" * len(found[0]), example)  # what was masked varies
-    pieces: list[str] = []
-    literal: list[str] = []
-    at = 0
-    for word in _WORD.findall(_PLACEHOLDER.sub(" ", text)):
-        start = line.find(word, at)
-        if start < 0:
-            continue
-        gap = line[at:start]
-        if pieces:
-            pieces.append(r"\W+" if gap and not any(map(str.isalnum, gap)) else ".*")
-        pieces.append(re.escape(word))
-        literal.append(word)
-        at = start + len(word)
-    letters = sum(letter.isalpha() for word in literal for letter in word)
-    if len(literal) < LEAST_WORDS or letters < LEAST_LETTERS:
+def _draft(text: str, templates: Sequence[list[Remembered]], rows: list[Remembered], wanted: Wanted) -> _Draft | None:
+    """A rule for what these templates have in common; None where that is too little, or too rare."""
+    human = any(row.origin == HUMAN for row in rows)
+    if not human and _hits(templates) < wanted.min_hits:
         return None
-    return "".join(pieces)
+    pattern = pattern_of(text, rows[0].example)
+    # Those with most records first: their lines are the examples.
+    return _Draft(pattern, sorted(templates, key=lambda one: -_hits([one]))) if pattern else None
 
 
-def _draft(rows: Sequence[Remembered], hits: int, pattern: str) -> Suggestion:
-    first = rows[0]
-    examples = tuple(dict.fromkeys(row.example for row in rows if row.example and re.search(pattern, row.example)))
-    said = ", ".join(sorted({"a person" if row.origin == HUMAN else row.model.partition("@")[0] for row in rows}))
-    options = RuleOptions(
-        id=f"suggested-{first.template}",
-        label=first.label,
-        pattern=pattern,
-        priority=PRIORITY,
-        description=f"Suggested: {first.text[:100]}",
-        examples=examples or (first.example,),
-    )
-    return Suggestion(options, hits, said)
+def _tried(
+    drafts: Sequence[_Draft], known: Sequence[Evidence], people: Mapping[str, str]
+) -> tuple[dict[str, Counter[str]], dict[str, Refused]]:
+    """What each rule that contradicts nothing matches, by pattern, and the others with the first line they do.
 
-
-def _tried(drafts: Sequence[Suggestion], known: Sequence[tuple[str, str]]) -> tuple[list[Suggestion], int]:
-    """The drafts that match their examples and nothing with another label, and how many do not."""
+    A line of the same template as a person labelled counts as what the person said.
+    """
+    options = {draft.pattern: draft.options() for draft in drafts}
+    if not options:
+        return {}, {}
     place = Path("suggested.yaml")
-    rules = [Rule(draft.rule, place, 1, 1) for draft in drafts]
-    if not rules:
-        return [], 0
-    tried = RuleSet(rules)
-    wrong = {words.split(": ")[1] for words in tried.failed_examples()}
-    for line, label in known:
-        wrong |= {rule.id for rule in tried.matches(line.encode()) if rule.options.label != label}
-    kept = [draft for draft in drafts if draft.rule.id not in wrong]
-    alike = _Alike(known)
-    return [_with_counterexamples(draft, alike) for draft in kept], len(drafts) - len(kept)
+    tried = RuleSet([Rule(rule, place, 1, 1) for rule in options.values()])
+    misread = {words.split(": ")[1] for words in tried.failed_examples()}
+    matches: dict[str, Counter[str]] = {rule.pattern: Counter() for rule in options.values() if rule.id not in misread}
+    refused: dict[str, Refused] = {}
+    for one in known:
+        for line, label in one.lines:
+            for rule in (rule.options for rule in tried.matches(line.encode("utf-8", "surrogateescape"))):
+                if rule.label == label or people.get(_template(line)) == rule.label:
+                    if rule.pattern in matches:
+                        matches[rule.pattern][one.what] += 1
+                else:
+                    refused.setdefault(rule.pattern, Refused(rule, line, label, one.what))
+    return {pattern: counts for pattern, counts in matches.items() if pattern not in refused}, refused
 
 
-class _Alike:
-    """Finds the lines that share most words with another, by their rarer words."""
-
-    def __init__(self, lines: Sequence[tuple[str, str]]) -> None:
-        self._lines = lines
-        self._with_word: dict[str, list[int]] = defaultdict(list)
-        for at, (line, _) in enumerate(lines):
-            for word in set(_WORD.findall(line)):
-                self._with_word[word].append(at)
-
-    def of(self, line: str, label: str) -> list[str]:
-        """Those with another label that share two words or more, the nearest first."""
-        common: Counter[int] = Counter()
-        for word in set(_WORD.findall(line)):
-            places = self._with_word.get(word, ())
-            if len(places) <= _COMMON:
-                common.update(places)
-        order = sorted(common, key=lambda at: (-common[at], at))
-        return list(dict.fromkeys(self._lines[at][0] for at in order if common[at] > 1 and self._lines[at][1] != label))
+def _template(line: str) -> str:
+    return template_id(canonical(line.encode("utf-8", "surrogateescape")).encode())
 
 
-def _with_counterexamples(draft: Suggestion, alike: _Alike) -> Suggestion:
-    """The lines with another label that are most like it, where there are any: they must never match."""
-    nearest = alike.of(draft.rule.examples[0], draft.rule.label)[:COUNTEREXAMPLES]
-    rule = draft.rule.model_copy(update={"counterexamples": tuple(nearest)})
-    return Suggestion(rule, draft.hits, draft.said)
+def _suggestion(draft: _Draft, matches: Mapping[str, int], nearest: Nearest) -> Suggestion:
+    """With the lines with another label that are most like it, where there are any: they must never match."""
+    rule = draft.options()
+    shown = map(masked, nearest.of(rule.examples[0], rule.label))  # rule files are shown around
+    against = list(islice((line for line in shown if not re.search(rule.pattern, line)), COUNTEREXAMPLES))
+    rows = [row for several in draft.templates for row in several]
+    said = ", ".join(sorted({"a person" if row.origin == HUMAN else row.model.partition("@")[0] for row in rows}))
+    return Suggestion(rule.model_copy(update={"counterexamples": tuple(against)}), draft.hits, said, matches)

@@ -76,7 +76,7 @@ def _row(source: str, line: bytes | None, answer: Answered) -> dict[str, Any]:
         "line": (line or b"")[:MAX_LINE_BYTES].decode("utf-8", "replace"),
         "label": verdict.label,
         "stage": verdict.stage,
-        "confidence": round(verdict.confidence, 4),
+        "confidence": verdict.rounded,
         "rule": verdict.rule,
         "reason": verdict.reason,
         "template": answer.template,

@@ -89,9 +89,10 @@ class Running:
         events.llm_available.set(llm is not None and llm.unavailable() is None)
         events.llm_records_waiting.set(room.waiting if room else 0)
         events.llm_questions.set(room.questions if room else 0)
-        for name, facts in self.inputs().items():
-            events.input_lag_seconds.labels(name).set(facts["lag_secs"])
-            events.input_lag_bytes.labels(name).set(facts["lag_bytes"])
+        for name, (secs, size) in self._lags().items():
+            events.input_lag_seconds.labels(name).set(secs)
+            if size is not None:
+                events.input_lag_bytes.labels(name).set(size)
         for slot in self.pipeline.outputs if self.pipeline else ():
             events.output_away_seconds.labels(slot.output.name).set(away_secs(slot))
 
@@ -102,18 +103,28 @@ class Running:
 
     def inputs(self) -> dict[str, Facts]:
         """Each input's ledger and lag."""
+        return {
+            name: input_ledger(name)
+            | {
+                "lag_secs": secs,
+                "lag_bytes": size if size is not None else value("logclf_input_lag_bytes", input=name),
+            }
+            for name, (secs, size) in self._lags().items()
+        }
+
+    def _lags(self) -> dict[str, tuple[float, int | None]]:
+        """Seconds and bytes each input is behind; bytes None: it keeps its gauge itself."""
         if self.pipeline is None:
             return {}
-        found = {}
+        found: dict[str, tuple[float, int | None]] = {}
         unsettled = self.pipeline.unsettled()
         for source in self.pipeline.inputs:
             age, size = unsettled.get(source.name, (0.0, 0))
             # A source that is read knows what it has not read; of one that is sent to us we know what we took.
-            watched = isinstance(source, Watched)
-            found[source.name] = input_ledger(source.name) | {
-                "lag_secs": round(max(age, source.unread_secs if isinstance(source, Watched) else 0.0), 3),
-                "lag_bytes": value("logclf_input_lag_bytes", input=source.name) if watched else size,
-            }
+            if isinstance(source, Watched):
+                found[source.name] = (round(max(age, source.unread_secs), 3), None)
+            else:
+                found[source.name] = (round(age, 3), size)
         return found
 
     def outputs(self) -> dict[str, Facts]:

@@ -65,3 +65,29 @@ def one_for_each_question(db: sqlite_utils.Database) -> None:
 def the_model_that_was_unsure(db: sqlite_utils.Database) -> None:
     """The digest of the local model in force when the LLM was asked."""
     db.execute("ALTER TABLE verdicts ADD COLUMN head TEXT NOT NULL DEFAULT ''")
+
+
+@migrations()
+def a_confidence_that_was_not_measured(db: sqlite_utils.Database) -> None:
+    """NULL where the LLM's server told no probabilities; it was 0 before."""
+    db.execute(
+        """
+        CREATE TABLE answers (
+          template TEXT NOT NULL, source TEXT NOT NULL, asked TEXT NOT NULL, label TEXT NOT NULL,
+          confidence REAL, origin TEXT NOT NULL, model TEXT NOT NULL, text TEXT NOT NULL,
+          example TEXT NOT NULL, created INTEGER NOT NULL, last_seen INTEGER NOT NULL, hits INTEGER NOT NULL,
+          head TEXT NOT NULL DEFAULT '', PRIMARY KEY (template, source, asked)
+        ) WITHOUT ROWID
+        """
+    )
+    db.execute(
+        """
+        INSERT INTO answers
+        SELECT template, source, asked, label, NULLIF(confidence, 0), origin, model, text, example, created, last_seen,
+          hits, head
+        FROM verdicts
+        """
+    )
+    db.execute("DROP TABLE verdicts")  # and its index
+    db.execute("ALTER TABLE answers RENAME TO verdicts")
+    db.execute("CREATE INDEX verdicts_last_seen ON verdicts (last_seen)")

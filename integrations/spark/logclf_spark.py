@@ -24,7 +24,8 @@ if TYPE_CHECKING:
     import pyarrow as pa
     from pyspark.sql import DataFrame
 
-    from logclf_daemon.cascade import Answer, Cascade
+    from logclf_daemon.cascade import Cascade
+    from logclf_daemon.generation import Answer
 
 ABOUT_AN_HOUR = 3600  # importing a large export
 

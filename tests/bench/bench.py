@@ -11,7 +11,9 @@ sys.path[:0] = [str(HERE), str(HERE.parents[1] / "daemon"), str(HERE.parents[1] 
 import hotpath  # noqa: E402
 import llm  # noqa: E402
 import replay  # noqa: E402
+import scrape  # noqa: E402
 import spark  # noqa: E402
+import start  # noqa: E402
 import tables  # noqa: E402
 import whole  # noqa: E402
 from measure import machine  # noqa: E402
@@ -26,7 +28,11 @@ PARTS = {
     "loopback": whole.loopback,
     "latency": whole.latency,
     "files": whole.files,
+    "save": whole.save,
     "memory": whole.memory,
+    "start": start.start,
+    "idle": start.idle,
+    "scrape": scrape.scrape,
     "llm-hanging": llm.hanging,
     "llm-memory": llm.memory,
     "llm-cached": llm.cached,

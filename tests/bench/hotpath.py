@@ -8,8 +8,9 @@ import time
 from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 
-from logclf_daemon.cascade import Cascade, Generation
+from logclf_daemon.cascade import Cascade
 from logclf_daemon.codec import decode_entries, encode_entries, message_lines
+from logclf_daemon.generation import Generation
 from logclf_daemon.metrics import exposition
 from logclf_daemon.record import Batch, Question, Verdict
 from logclf_daemon.resources import cache_directory, folder
@@ -17,7 +18,7 @@ from logclf_daemon.stages._rules.files import Rule, read_rules
 from logclf_daemon.stages.model import ModelOptions, ModelStage
 from logclf_daemon.stages.rules import RuleSet
 from logclf_daemon.taxonomy import Taxonomy
-from logclf_daemon.template import canonical, fold, key, spell_kept
+from logclf_daemon.template import FOLD, canonical, key, spell_kept
 from logclf_daemon.traffic import Answered, Traffic
 from measure import cpu_secs, table
 from traffic import entries, lines
@@ -82,21 +83,31 @@ def pieces() -> None:
     rows = lines(50_000)
     chunks = entries(50_000)
     records = [record for blob in chunks for record in decode_entries(blob, 1000).records]
+    folds = [line.translate(FOLD) for line in rows]
     kept = [spell_kept(line) for line in rows]
     work = [
         ("decode a chunk", lambda: [decode_entries(blob, 1000) for blob in chunks]),
         ("encode a chunk", lambda: encode_entries(records)),
         ("find the message", lambda: message_lines(records, ("log",))),
-        ("fold to the cache key", lambda: [fold(line) for line in rows]),
+        ("fold", lambda: [line.translate(FOLD) for line in rows]),
         ("template (only for a new fold)", lambda: [key(line) for line in kept]),
-        *((f"scan with {count} rules", _scan(count, rows)) for count in (10, 50, 200, 500)),
     ]
-    table("us a line", [(name, f"{cpu_secs(step) / 50_000 * 1e6:6.2f}") for name, step in work])
+    found = [(name, f"{cpu_secs(step) / 50_000 * 1e6:6.2f}") for name, step in work]
+    for count in (10, 50, 200, 500, None):
+        rules = RuleSet(shipped_rules(count), cache_directory())
+        counting = [line for line, (_, counts) in zip(rows, rules.by_fold("x", folds), strict=True) if counts]
+        scans = (
+            ("a new fold", cpu_secs(partial(_in_slices, rules.by_fold, folds)) / len(folds)),
+            ("a line whose digits count", cpu_secs(partial(_in_slices, rules.by_digits, counting)) / len(counting)),
+        )
+        found += [(f"{len(rules)} rules, scan of {name}", f"{secs * 1e6:6.2f}") for name, secs in scans]
+        found.append((f"{len(rules)} rules, lines whose digits count", f"{len(counting) / len(rows):6.0%}"))
+    table("us a line", found)
 
 
-def _scan(count: int, rows: Sequence[bytes]) -> Callable[[], object]:
-    rules = RuleSet(shipped_rules(count), cache_directory())
-    return lambda: [rules.match("x", rows[start : start + 1000]) for start in range(0, len(rows), 1000)]
+def _in_slices(scan: Callable[[str, Sequence[bytes]], object], rows: Sequence[bytes]) -> None:
+    for start in range(0, len(rows), 1000):
+        scan("x", rows[start : start + 1000])
 
 
 def hostile() -> None:

@@ -17,7 +17,8 @@ from pathlib import Path
 import msgpack
 
 from hotpath import shipped_rules
-from logclf_daemon.cascade import Cascade, Generation
+from logclf_daemon.cascade import Cascade
+from logclf_daemon.generation import Generation
 from logclf_daemon.record import Question, Verdict
 from logclf_daemon.stages._rules.files import Rule, RuleOptions
 from logclf_daemon.stages.rules import RuleSet

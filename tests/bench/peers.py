@@ -12,6 +12,7 @@ import sys
 import threading
 import time
 from pathlib import Path
+from uuid import uuid4
 
 import msgpack
 
@@ -99,10 +100,12 @@ def feed(port: int, chunks: int, records: int, lanes: int) -> None:
 def _feed_lane(
     port: int, chunks: int, lane: int, header: bytes, bodies: tuple[bytes, ...], records: int, waits: list[float]
 ) -> None:
+    run = uuid4().hex
     with socket.create_connection(("127.0.0.1", port)) as peer:
         peer.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         for number in range(chunks):
-            options = msgpack.packb({"chunk": f"{lane}-{number}", "size": records, "fluent_signal": 0})
+            # As long as those of Fluent Bit, and never the same twice: a repeated chunk is not delivered again.
+            options = msgpack.packb({"chunk": f"{run}-{lane}-{number}", "size": records, "fluent_signal": 0})
             started = time.perf_counter()
             peer.sendall(header + bodies[number % len(bodies)] + options)
             peer.recv(1000)

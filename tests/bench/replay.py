@@ -22,7 +22,7 @@ from logclf_daemon.config import Config
 from logclf_daemon.record import Question
 from logclf_daemon.stages._llm.prompt import Prompt
 from logclf_daemon.stages.rules import RulesOptions, load_rules
-from logclf_daemon.suggest import Wanted, suggest
+from logclf_daemon.suggest import Evidence, Wanted, suggest
 from logclf_daemon.taxonomy import Taxonomy
 from logclf_daemon.template import canonical
 from logclf_training import corpus, generate
@@ -67,7 +67,7 @@ def replay() -> None:
         folder = Path(name)
         first = day(folder, server, traffic[1])
         rows.append(("day 1", first.row()))
-        rules = suggested(folder, server)
+        rules = suggested(folder, server, parsed[PROGRAMS:])
         rows.append(("  of it made", f"{rules} rules, and a head"))
         learned = {"rules": {"builtin": False, "paths": [str(folder / "suggested.yaml")]}}
         head = distilled(folder, server, parsed[PROGRAMS : PROGRAMS + KNOWN_PROGRAMS])
@@ -170,12 +170,16 @@ def day(folder: Path, server: OllamaDouble, lines: Sequence[Line], more: Mapping
     return Day(len(server.requests) - before, answered / len(lines), right / max(answered, 1))
 
 
-def suggested(folder: Path, server: OllamaDouble) -> int:
-    """The rules that `rules suggest` would propose, all of them accepted; how many."""
+def suggested(folder: Path, server: OllamaDouble, others: Sequence[corpus.Program]) -> int:
+    """The rules that `rules suggest` would propose, all of them accepted; how many.
+
+    They are tried on the corpus without the programs of the replay, which nobody has seen.
+    """
     with_memory = _parts_of_memory(folder, server)
     verdicts = with_memory.memory.listed(limit=100_000) if with_memory.memory else []
     shipped = load_rules(RulesOptions(builtin=False), Taxonomy(), None)
-    found = suggest(verdicts, shipped, Wanted(min_hits=20, min_confidence=0.8))
+    lines = [(line.text, line.label) for program in others for line in generate.lines(program, 2, SEED)]
+    found = suggest(verdicts, shipped, Wanted(), [Evidence("lines of the corpus", lines)])
     (folder / "suggested.yaml").write_text(found.as_yaml())
     with_memory.close()
     return len(found.found)

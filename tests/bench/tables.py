@@ -11,7 +11,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from hotpath import shipped_rules
-from logclf_daemon.cascade import Cascade, Generation
+from logclf_daemon.cascade import Cascade
+from logclf_daemon.generation import Generation
 from logclf_daemon.resources import cache_directory
 from logclf_daemon.stages.rules import RuleSet
 from logclf_daemon.table import TableOptions, classify_table

@@ -320,6 +320,37 @@ def test_install_and_uninstall_may_be_done_again_and_again(service: Service) -> 
     assert machine.read("/etc/logclf/config.yaml") == own
 
 
+def test_an_image_gets_the_service_of_its_own_command_again_and_again(service: Service) -> None:
+    """As whoever builds an image does: from outside, the image does not run."""
+    machine, image = service.machine, "/srv/image"
+    machine.run(f"mkdir -p {image}/opt {image}/etc/logrotate.d; cp -a /opt/logclf-daemon-1 {image}/opt/logclf-daemon")
+    install = f"{COMMAND} install-service --root {image}"
+
+    planned = machine.run(f"{install} --dry-run")
+    untouched = machine.run(f"find {image}/etc ! -type d")
+    first, again = machine.run(install), machine.run(install)
+
+    assert f"would write {image}/etc/systemd/system/logclf-daemon.service" in planned
+    assert untouched == ""
+    assert f"write {image}/etc/logrotate.d/logclf-daemon" in first
+    assert "write" not in again
+    assert f"unchanged: {image}/etc/logclf/config.yaml" in machine.run(f"{install} --dry-run")
+    assert "ExecStart=/opt/logclf-daemon/bin/logclf-daemon run" in machine.read(
+        f"{image}/etc/systemd/system/logclf-daemon.service"
+    )
+    enabled = "logclf-daemon.service logclf-daemon-control.socket logclf-daemon-forward.socket"
+    assert machine.run(f"systemctl --root={image} is-enabled {enabled}").split() == ["enabled"] * 3
+    assert machine.run(f"stat -c %a {image}/etc/logclf/credentials").strip() == "700"
+    assert "adm:" in machine.read(f"{image}/etc/group")
+    assert service.show("ActiveState") != "active"  # the machine that builds it is none of its business
+
+    machine.run(f"{COMMAND} uninstall-service --root {image}")
+    assert machine.run(f"find {image}/etc -name '*logclf-daemon*'") == ""
+    assert "LogclfError" not in machine.run(f"{COMMAND} uninstall-service --root {image} --purge")
+    assert machine.result(f"test -e {image}/etc/logclf").returncode == 1
+    machine.run(f"rm -r {image}")
+
+
 def test_an_installation_that_cannot_work_says_what_to_do(service: Service) -> None:
     machine = service.machine
     machine.run("cp -a /opt/logclf-daemon-1 /home/of-somebody")

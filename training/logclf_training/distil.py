@@ -88,10 +88,10 @@ def taught(verdicts: Iterable[Remembered], corpus: Sequence[Example], min_confid
         group = f"verdicts of {first.source}"
         if first.origin == HUMAN:
             people.append(Example(first.text, first.label, group, first.template, HUMAN_WEIGHT))
-        elif 0 < first.confidence < min_confidence:
+        elif first.confidence is not None and first.confidence < min_confidence:
             unsure += 1
         elif first.text not in known:
-            weight = first.confidence or UNMEASURED_WEIGHT
+            weight = UNMEASURED_WEIGHT if first.confidence is None else first.confidence
             llm.append(Example(first.text, first.label, group, first.template, weight))
     if unsure:
         say(f"left out: {unsure} verdicts of the LLM below a confidence of {min_confidence:g}")

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Sequence
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
 import click
 from click.core import ParameterSource
 
+from logclf_daemon.build import build_parts
 from logclf_daemon.cli import ENVIRONMENT, name_variables
 from logclf_daemon.cli.options import config_file
 from logclf_daemon.cli.run import run, sections_of
@@ -17,6 +19,7 @@ from logclf_daemon.config import (
     DEFAULT_PATH,
     Config,
     load_config,
+    located,
     misspelt_variables,
     overridden,
     with_defaults,
@@ -24,10 +27,8 @@ from logclf_daemon.config import (
 )
 from logclf_daemon.documents import Place
 from logclf_daemon.effective import Setting, settings
+from logclf_daemon.http.server import split_listen
 from logclf_daemon.registry import INPUTS, OUTPUTS
-from logclf_daemon.resources import cache_directory, folder
-from logclf_daemon.stages.model import ModelStage
-from logclf_daemon.stages.rules import load_rules
 
 # The options of `run` that stand for options of the configuration.
 FLAGS: dict[str, Place] = {
@@ -61,15 +62,18 @@ def check(path: Path | None) -> None:
     """
     path = path or DEFAULT_PATH
     checked = load_config(path)
-    for kinds, options in ((INPUTS, checked.inputs), (OUTPUTS, checked.outputs)):
+    for section, kinds, options in (("inputs", INPUTS, checked.inputs), ("outputs", OUTPUTS, checked.outputs)):
         for at, option in enumerate(options):
             kind = kinds[option.type]  # type: ignore[attr-defined]  # every member of the union has it
             if "state" not in kind.needs:
-                kind.create(option, f"{option.type}.{at}", {})  # type: ignore[attr-defined]
-    if checked.model.enabled:
-        ModelStage(checked.model)
-    rules = load_rules(checked.rules, checked.taxonomy, folder("rules"), cache_directory())
-    click.echo(f"ok: {path}: {len(checked.inputs)} inputs, {len(checked.outputs)} outputs, {len(rules)} rules")
+                with located(checked, section, at):
+                    kind.create(option, f"{option.type}.{at}", {})  # type: ignore[attr-defined]
+    if checked.http.listen is not None:
+        with located(checked):
+            split_listen(checked.http)
+    with closing(build_parts(checked, None)) as parts:  # as `run` does
+        count = len(parts.rules)
+    click.echo(f"ok: {path}: {len(checked.inputs)} inputs, {len(checked.outputs)} outputs, {count} rules")
     for name, meant in misspelt_variables().items():
         click.echo(f"note: the environment variable {name} is no option; did you mean {meant}?")
 

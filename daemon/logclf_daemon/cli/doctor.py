@@ -20,14 +20,20 @@ from typing import Any, Literal
 import click
 
 from logclf_daemon.cli.options import base_config, config_option
-from logclf_daemon.config import Config, state_directory, with_defaults
+from logclf_daemon.config import Config, located, state_directory, with_defaults
 from logclf_daemon.control import ask, socket_path, system_socket
 from logclf_daemon.errors import ConfigError, LogclfError
+from logclf_daemon.http.server import split_listen
 from logclf_daemon.installation import SERVICE, Host
+from logclf_daemon.masking import without_login
+from logclf_daemon.outputs.forward import ForwardOutputOptions, targets_of
+from logclf_daemon.outputs.jsonl import JsonlOutputOptions
+from logclf_daemon.registry import INPUTS, OUTPUTS
 from logclf_daemon.resources import cache_directory, folder
 
 READERS = "adm"  # SupplementaryGroups= of the unit
 TIME_ERROR = 5
+REACH_SECS = 3.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,7 +70,9 @@ def _checks(config: Config, tail: tuple[str, ...]) -> list[Callable[[], Iterator
         _service,
         lambda: _files(config, tail),
         lambda: _journals(config),
+        lambda: _parts(config),
         lambda: _ports(config),
+        lambda: _outputs(config),
         lambda: _state(config),
         lambda: _rules(config),
         lambda: _model(config),
@@ -146,9 +154,54 @@ def _answers(config: Config) -> bool:
     return False
 
 
+def _parts(config: Config) -> Iterator[Finding]:
+    """What is wrong with the options of inputs, outputs and HTTP beyond what reading them shows."""
+    for section, kinds, options in (("inputs", INPUTS, config.inputs), ("outputs", OUTPUTS, config.outputs)):
+        for at, option in enumerate(options):
+            kind = kinds[option.type]  # type: ignore[attr-defined]  # every member of the union has it
+            try:
+                with located(config, section, at):
+                    kind.create(option, f"{section}.{at}", dict.fromkeys(kind.needs))
+            except LogclfError as error:
+                yield Finding("fail", str(error), "logclf-daemon config check")
+    if config.http.listen is not None:
+        try:
+            with located(config):
+                split_listen(config.http)
+        except LogclfError as error:
+            yield Finding("fail", str(error), "logclf-daemon config check")
+
+
+def _outputs(config: Config) -> Iterator[Finding]:
+    for options in config.outputs:
+        if isinstance(options, ForwardOutputOptions):
+            for target in targets_of(options.address):
+                yield _reached(str(target), (target.host, target.port) if target.path is None else target.path)
+        elif isinstance(options, JsonlOutputOptions) and options.path != "-":
+            folder_of = Path(options.path).absolute().parent
+            if os.access(folder_of, os.W_OK | os.X_OK):
+                yield Finding("ok", f"output {options.path}: its folder is writable")
+            else:
+                what = "cannot be written" if folder_of.is_dir() else "is not there"
+                yield Finding("fail", f"output {options.path}: {folder_of} {what}", "create it for the daemon's user")
+
+
+def _reached(name: str, where: tuple[str, int] | str) -> Finding:
+    try:
+        if not isinstance(where, str):
+            socket.create_connection(where, timeout=REACH_SECS).close()
+        else:
+            with socket.socket(socket.AF_UNIX) as probe:
+                probe.settimeout(REACH_SECS)
+                probe.connect(where)
+    except OSError as error:
+        todo = "start it or correct the address; until then nothing is lost: lines wait at their source"
+        return Finding("warn", f"output {name}: nothing answers: {error.strerror or error}", todo)
+    return Finding("ok", f"output {name}: answers")
+
+
 def _ports(config: Config) -> Iterator[Finding]:
-    for options in config.inputs:
-        listen = getattr(options, "listen", "")
+    for listen in (*(getattr(options, "listen", "") for options in config.inputs), config.http.listen):
         host, _, port = str(listen).rpartition(":")
         if not port.isdigit():
             continue
@@ -186,7 +239,8 @@ def _rules(config: Config) -> Iterator[Finding]:
     from logclf_daemon.stages.rules import load_rules
 
     try:
-        rules = load_rules(config.rules, config.taxonomy, folder("rules"), cache_directory())
+        with located(config):
+            rules = load_rules(config.rules, config.taxonomy, folder("rules"), cache_directory())
     except ConfigError as error:
         yield Finding("fail", f"rules: {str(error).splitlines()[0]}", "logclf-daemon rules check")
     else:
@@ -201,7 +255,8 @@ def _model(config: Config) -> Iterator[Finding]:
         return
     started = time.perf_counter()
     try:
-        model = ModelStage(config.model)
+        with located(config):
+            model = ModelStage(config.model)
     except LogclfError as error:
         yield Finding("fail", f"model: {error}", "logclf-daemon model show")
     else:
@@ -220,7 +275,9 @@ def _ollama(config: Config) -> Iterator[Finding]:
     if models is None:
         state: Any = "fail" if config.llm.enabled is True else "warn"
         yield Finding(
-            state, f"Ollama: nothing answers at {config.llm.url}", "fine without; else start it: ollama serve"
+            state,
+            f"Ollama: nothing answers at {without_login(config.llm.url)}",
+            "fine without; else start it: ollama serve",
         )
     elif not {config.llm.model, f"{config.llm.model}:latest"} & set(models):
         yield Finding("warn", f"Ollama: has no model {config.llm.model}", f"ollama pull {config.llm.model}")

@@ -68,9 +68,8 @@ def explain(
 def _words(found: dict[str, Any]) -> str:
     verdict = found["logclf"]
     why = f"rule {verdict['rule']}" if "rule" in verdict else verdict.get("reason", "")
-    rows = [
-        f"{verdict['label']}  ({verdict['stage']}, confidence {verdict['confidence']:.2f}{', ' + why if why else ''})"
-    ]
+    sure = f"confidence {verdict['confidence']:.2f}" if "confidence" in verdict else ""
+    rows = [f"{verdict['label']}  ({', '.join(filter(None, (verdict['stage'], sure, why)))})"]
     rows.append(f"  template {verdict['template']}  {_safe(found['template'])[:160]}")
     for step in found["steps"]:
         said = step["label"] or f"abstains{': ' + step['reason'] if step['reason'] else ''}"

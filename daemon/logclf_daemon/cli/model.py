@@ -95,7 +95,8 @@ def evaluate(
 
 def _behind_the_rules(config: Config, stage: ModelStage, rows: list[LabelledRow]) -> Together | None:
     """What the daemon itself answers with this model; None if the configuration does not know the model's labels."""
-    from logclf_daemon.cascade import Cascade, Generation
+    from logclf_daemon.cascade import Cascade
+    from logclf_daemon.generation import Generation
     from logclf_daemon.quality import together
     from logclf_daemon.resources import cache_directory, folder
     from logclf_daemon.stages.rules import load_rules

@@ -11,7 +11,7 @@ from pathlib import Path
 import click
 
 from logclf_daemon.cli.options import base_config, cascade_options, config_option, log_to_stderr
-from logclf_daemon.config import Config, overridden
+from logclf_daemon.config import Config, located, overridden
 
 DEFAULT_LISTEN = "127.0.0.1:24280"
 
@@ -65,7 +65,8 @@ async def _served(config: Config) -> None:
     loop = asyncio.get_running_loop()
     with closing(Standalone(config)) as host:
         server = HttpServer(config.http, lambda: create_app(host))
-        server.open()
+        with located(config):
+            server.open()
         with closing(server):
             for number in (signal.SIGTERM, signal.SIGINT):
                 loop.add_signal_handler(number, server.stop)

@@ -15,8 +15,9 @@ from logclf_daemon.installation import (
     Host,
     Step,
     carry_out,
-    command_path,
+    command_in,
     installing,
+    refuse_hidden,
     refuse_unreadable,
     refuse_without_systemd,
     uninstalling,
@@ -48,25 +49,27 @@ def install_service(dry_run: bool, root: Path, start: bool) -> None:
       sudo /opt/logclf-daemon/bin/logclf-daemon install-service
     """
     host = Host(root.absolute())
-    command = command_path()
+    command = command_in(host)
+    refuse = refuse_unreadable if host.runs else refuse_hidden
     config = _configuration(host)
     steps = list(installing(host, command, forward=_takes_forward(config), start=start))
     if dry_run:
         _show(steps)
         try:
-            refuse_unreadable(command)
+            refuse(command)
         except LogclfError as error:
             click.echo(f"note: it would be refused: {error}", err=True)
         return
     refuse_without_systemd(host)
-    refuse_unreadable(command)
+    refuse(command)
     try:
         for done in carry_out(steps):
             click.echo(done)
     except LogclfError as error:
         raise LogclfError(f"{error}\n{_journal()}" if host.runs else str(error)) from error
     click.echo(f"ok: {SERVICE} is installed" + (" and ready" if host.runs and start else ""))
-    click.echo("look at it: systemctl status logclf-daemon; journalctl -u logclf-daemon; logclf-daemon ctl status")
+    if host.runs:
+        click.echo("look at it: systemctl status logclf-daemon; journalctl -u logclf-daemon; logclf-daemon ctl status")
 
 
 @click.command("uninstall-service")

@@ -15,11 +15,11 @@ from typing import Any, BinaryIO
 import click
 
 from logclf_daemon.build import open_memory
-from logclf_daemon.cascade import source_class
 from logclf_daemon.cli import harmless
 from logclf_daemon.cli.options import Command, base_config, config_option
 from logclf_daemon.config import StateOptions, state_directory
 from logclf_daemon.errors import LogclfError
+from logclf_daemon.generation import source_class
 from logclf_daemon.stages._verdicts import exported
 from logclf_daemon.stages.llm import LlmStage
 from logclf_daemon.stages.verdicts import HUMAN, LLM, Remembered, VerdictMemory
@@ -99,7 +99,7 @@ def list_(
         click.echo(json.dumps([asdict(row) for row in found], indent=2))
         return
     for row in found:
-        facts = f"{row.label:<20} {row.confidence:4.2f} {row.origin:<5} {row.hits:>9} {_day(row.last_seen)}"
+        facts = f"{row.label:<20} {_sure(row):>4} {row.origin:<5} {row.hits:>9} {_day(row.last_seen)}"
         click.echo(harmless(f"{row.template} {facts}  {row.source:<16} {(row.example or row.text)[:90]}"))
     click.echo(f"{len(found)} of {memory.count()} verdicts", err=True)
 
@@ -123,7 +123,7 @@ def show(memory: VerdictMemory, _taxonomy: Taxonomy, template: str, as_json: boo
         return
     for row in found:
         said = "a person" if row.origin == HUMAN else f"{row.model} (asked {row.asked})"
-        click.echo(harmless(f"{row.template} from {row.source}: {row.label}, confidence {row.confidence:.2f}"))
+        click.echo(harmless(f"{row.template} from {row.source}: {row.label}, confidence {_sure(row)}"))
         click.echo(harmless(f"  said by   {said}"))
         click.echo(harmless(f"  template  {row.text}"))
         click.echo(harmless(f"  example   {row.example}"))
@@ -229,6 +229,10 @@ def _template(text: str) -> str:
 
 def _bytes(text: str) -> bytes:
     return text.encode("utf-8", "surrogateescape")
+
+
+def _sure(row: Remembered) -> str:
+    return "-" if row.confidence is None else f"{row.confidence:.2f}"
 
 
 def _day(secs: int) -> str:

@@ -15,7 +15,8 @@ from pydantic import ValidationError
 from starlette.datastructures import UploadFile
 from starlette.exceptions import HTTPException
 
-from logclf_daemon.cascade import Answer, Cascade
+from logclf_daemon.cascade import Cascade
+from logclf_daemon.generation import Answer
 from logclf_daemon.http import schemas
 from logclf_daemon.http.host import Now
 from logclf_daemon.http.problems import responses

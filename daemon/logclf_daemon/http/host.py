@@ -22,12 +22,13 @@ class Host(Protocol):
         """People changed remembered verdicts: from now on they count."""
 
 
-def _host(request: Request) -> Host:
+# Plain functions would be called in a thread, for each request.
+async def _host(request: Request) -> Host:
     return cast(Host, request.app.state.host)
 
 
-def _running(request: Request) -> Running:
-    return _host(request).running()
+async def _running(request: Request) -> Running:
+    return (await _host(request)).running()
 
 
 TheHost = Annotated[Host, Depends(_host)]

@@ -36,14 +36,17 @@ def serve_pages(app: FastAPI) -> None:
     """Mount page, assets and documents."""
     routes = APIRouter(include_in_schema=False)
 
+    @routes.head("/")
     @routes.get("/")
     async def page() -> FileResponse:
         return FileResponse(_PAGE / "index.html")
 
+    @routes.head("/docs")
     @routes.get("/docs")
     async def docs() -> HTMLResponse:
         return HTMLResponse(SWAGGER)
 
+    @routes.head("/redoc")
     @routes.get("/redoc")
     async def redoc() -> HTMLResponse:
         return HTMLResponse(REDOC)

@@ -17,40 +17,26 @@ from logclf_daemon.config import Config
 from logclf_daemon.errors import BadInput, ConfigError
 from logclf_daemon.masking import masked
 from logclf_daemon.resources import cache_directory, folder
+from logclf_daemon.stages._rules.proposed import pattern_of
 from logclf_daemon.stages.rules import RulesOptions, complaint, load_rules, rule_paths
 from logclf_daemon.traffic import Seen
 
 FILE_NAME = "review.yaml"
-MAX_WORDS = 16
 MAX_EXAMPLES = 10
-_SAFE_GAP = re.compile(r"[ \t:,;=()\[\]{}\"'<>|/.-]{1,3}")
+LEAST_LETTERS = 5  # a person looks at it, with the lines it matches beside it
 
 
-def proposed_pattern(text: str, example: str) -> str:
-    """The words of a template in their order, what varies between them left open.
+def proposed_pattern(text: str, example: bytes) -> tuple[str, str]:
+    """The pattern for a template, and a line of it to keep as the rule's example: masked, since files are shown around.
 
     Raises:
         BadInput: Too little of the line is constant.
     """
-    pieces: list[str] = []
-    end = 0
-    for word in text.split()[:MAX_WORDS]:
-        at = example.find(word, end)
-        if at < 0:
-            continue  # a number that is kept as a word
-        if pieces:
-            gap = example[end:at]
-            pieces.append(_escaped(gap) if _SAFE_GAP.fullmatch(gap) else ".*")
-        pieces.append(_escaped(word))
-        end = at + len(word)
-    if sum(len(piece) for piece in pieces if piece != ".*") < 6:
+    shown = masked(example)
+    pattern = pattern_of(masked(text), shown, least_words=1, least_letters=LEAST_LETTERS)
+    if pattern is None:
         raise BadInput("too little of this line is constant; write the pattern yourself")
-    return "".join(pieces)
-
-
-def _escaped(text: str) -> str:
-    """Only what means something in a pattern is escaped: people read this."""
-    return re.sub(r"([\\.+*?()|\[\]{}^$])", r"\\\1", text)
+    return pattern, shown
 
 
 def proposed_id(text: str) -> str:
@@ -128,8 +114,3 @@ def _replace(path: Path, text: str) -> None:
         unfinished.replace(path)
     except OSError as error:
         raise ConfigError(f"{path}: cannot be written: {error.strerror or error}") from error
-
-
-def matches_line(pattern: str, line: str) -> bool:
-    """Whether a valid pattern matches a line."""
-    return re2.compile(pattern).search(line) is not None

@@ -93,17 +93,14 @@ def router() -> APIRouter:
         seen = traffic.find(asked.template, asked.source or None)
         if seen is None:
             raise HTTPException(404, f"no line of {asked.template} came by lately")
-        example = seen.example.decode("utf-8", "replace")
-        pattern = proposals.proposed_pattern(seen.text, example)
+        pattern, example = proposals.proposed_pattern(seen.text, seen.example)
         label = seen.verdict.label if not seen.verdict.abstained else now.config.taxonomy.names[0]
         found = await asyncio.to_thread(proposals.matches, pattern, ignore_case=False, seen=traffic.all())
-        shown = masked(seen.example)
         return {
             "id": proposals.proposed_id(seen.text),
             "label": label,
             "pattern": pattern,
-            # A masked example is kept where the pattern still matches it: rule files are shown around.
-            "example": shown if proposals.matches_line(pattern, shown) else example,
+            "example": example,
             "matches": found,
         }
 
@@ -143,7 +140,7 @@ def _fits(seen: Seen, kind: str) -> bool:
         return seen.verdict.abstained
     if kind == "llm":
         return seen.verdict.stage == "llm"
-    return kind == "all" or seen.verdict.abstained or (seen.verdict.stage == "llm" and seen.verdict.confidence < SURE)
+    return kind == "all" or seen.verdict.abstained or (seen.verdict.stage == "llm" and seen.verdict.confidence != SURE)
 
 
 def _row(seen: Seen) -> schemas.TemplateRow:
@@ -159,7 +156,7 @@ def _row(seen: Seen) -> schemas.TemplateRow:
         last_at=seen.last_at,
         label=verdict.label,
         stage=verdict.stage,
-        confidence=round(verdict.confidence, 4),
+        confidence=verdict.rounded,
         rule=verdict.rule,
         reason=verdict.reason,
     )

@@ -37,7 +37,7 @@ class Verdict(BaseModel):
     """What the cascade says of a line: the map a record gains."""
 
     label: str = Field(examples=["Security Alert"])
-    confidence: float = Field(examples=[1.0])
+    confidence: float | None = Field(None, description="None: the LLM's server tells no probabilities.", examples=[1.0])
     stage: str = Field(description="rules, model, llm or none.", examples=["rules"])
     rule: str | None = Field(None, examples=["sshd-failed-password"])
     reason: str | None = Field(None, description="Why it is Unclassified.")
@@ -84,7 +84,7 @@ class TemplateRow(BaseModel):
     last_at: float
     label: str
     stage: str
-    confidence: float
+    confidence: float | None
     rule: str | None
     reason: str | None
 
@@ -102,7 +102,7 @@ class Remembered(BaseModel):
     template: str
     source: str
     label: str
-    confidence: float
+    confidence: float | None
     origin: str = Field(description="llm or human.")
     model: str
     text: str

@@ -13,8 +13,10 @@ from logclf_daemon.config import HttpOptions
 from logclf_daemon.errors import ConfigError, ServiceUnavailable
 from logclf_daemon.events import Bug, HttpListens, emit
 
+KEY = ("http", "listen")
 MAX_CONNECTIONS = 256
 STOP_SECS = 2
+TICK_SECS = 1.0
 
 
 class HttpServer:
@@ -29,6 +31,7 @@ class HttpServer:
         self._create = create
         self._socket: socket.socket | None = None
         self._server: Any = None
+        self._stopping = asyncio.Event()
         self.port = 0
 
     def open(self) -> None:
@@ -56,8 +59,8 @@ class HttpServer:
         """Answer until `stop`. A bug in here is told and never ends the daemon."""
         assert self._socket is not None
         try:
-            app = await asyncio.to_thread(self._create)
-            self._server = _server(app)
+            app = await asyncio.to_thread(self._made)
+            self._server = _server(app, self._stopping)
             emit(HttpListens(url=f"http://{self._options.listen}".replace(":0", f":{self.port}")))
             await self._server.serve(sockets=[self._socket])
         except ConfigError:
@@ -65,10 +68,16 @@ class HttpServer:
         except Exception as error:
             emit(Bug(where="http", error=repr(error)))
 
+    def _made(self) -> Any:
+        app = self._create()
+        asyncio.run(_asked_once(app))
+        return app
+
     def stop(self) -> None:
         """Answer what was asked, take no more."""
         if self._server is not None:
             self._server.should_exit = True
+            self._stopping.set()
 
     def close(self) -> None:
         if self._socket is not None:
@@ -85,9 +94,9 @@ def split_listen(options: HttpOptions) -> tuple[str, int]:
     host, colon, port = listen.rpartition(":")
     host = host.removeprefix("[").removesuffix("]")
     if not colon or not host or not port.isdecimal() or int(port) > 65535:
-        raise ConfigError(f"http.listen: {listen!r} is no address; write host:port, such as 127.0.0.1:24280")
+        raise ConfigError(f"{listen!r} is no address; write host:port, such as 127.0.0.1:24280", KEY)
     if not is_loopback(host) and options.token is None:
-        raise ConfigError(f"http.listen: {host} is not loopback; set http.token, such as file:/etc/logclf/token")
+        raise ConfigError(f"{host} is not loopback; set http.token, such as file:/etc/logclf/token", KEY)
     return host, int(port)
 
 
@@ -101,13 +110,40 @@ def is_loopback(host: str) -> bool:
         return False
 
 
-def _server(app: Any) -> Any:
+async def _asked_once(app: Any) -> None:
+    """FastAPI builds each route when it is first passed by: a tenth of a second that no scrape shall wait for."""
+
+    async def receive() -> dict[str, Any]:
+        return {"type": "http.request", "body": b"", "more_body": False}
+
+    async def send(_message: Any) -> None:
+        pass
+
+    scope: dict[str, Any] = {
+        "type": "http",
+        "asgi": {"version": "3.0"},
+        "http_version": "1.1",
+        "method": "GET",
+        "scheme": "http",
+    }
+    scope |= {"headers": [(b"host", b"localhost")], "query_string": b"", "root_path": "", "client": None}
+    for path in ("/healthz", "/redoc"):
+        await app({**scope, "path": path, "raw_path": path.encode()}, receive, send)
+
+
+def _server(app: Any, stopping: asyncio.Event) -> Any:
     import uvicorn
 
     class Server(uvicorn.Server):
         @contextlib.contextmanager
         def capture_signals(self) -> Iterator[None]:
             yield  # they belong to whoever runs the loop
+
+        async def main_loop(self) -> None:
+            # uvicorn would look ten times a second whether it shall stop; its `Date` needs one look.
+            while not await self.on_tick(0):
+                with contextlib.suppress(TimeoutError):
+                    await asyncio.wait_for(stopping.wait(), TICK_SECS)
 
     config = uvicorn.Config(
         app,

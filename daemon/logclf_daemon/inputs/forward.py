@@ -26,6 +26,7 @@ from logclf_daemon.inputs._forward.connection import Connection
 from logclf_daemon.inputs._forward.dedup import Window
 from logclf_daemon.inputs._forward.server import Limits, Server
 from logclf_daemon.inputs._forward.sockets import UNIX, keep_alive, listen_tcp, listen_unix, resolve, split_address
+from logclf_daemon.pem import load_authorities, load_certificate
 from logclf_daemon.protocols import Emit
 
 ACCEPT_PAUSE_SECS = 1.0  # when no file descriptor is free and none becomes free
@@ -121,9 +122,11 @@ class ForwardInput:
         self._options = options
         self._listener = sock if sock is not None or sockets is None else sockets.take(options.listen)
         self._activated = self._listener is not None
+        if not self._activated and (literal := _literal_host(options.listen)) is not None:
+            self._demand_protection([literal])  # before anything starts, and in `config check`
         self._sweep_secs = sweep_secs
         self._most = fair_share(options.max_connections)
-        self._tls = _server_context(options.tls, name) if options.tls else None
+        self._tls = _server_context(options.tls) if options.tls else None
         self._server = Server(
             name,
             Window(options.dedup_window),
@@ -134,7 +137,7 @@ class ForwardInput:
                 options.handshake_timeout_secs,
                 options.frame_timeout_secs,
             ),
-            _login(options, name),
+            _login(options),
             options.signals == "refuse",
             clock,
             random_bytes,
@@ -169,8 +172,9 @@ class ForwardInput:
         protected = protected or bool(self._options.tls and self._options.tls.client_ca)
         if not protected and not all(ipaddress.ip_address(host.partition("%")[0]).is_loopback for host in hosts):
             raise ConfigError(
-                f"{self.name}: listen: {self._options.listen} can be reached from other hosts; set shared_key or "
-                "tls.client_ca, or listen on 127.0.0.1"
+                f"{self._options.listen} can be reached from other hosts; set shared_key or tls.client_ca, or listen "
+                "on 127.0.0.1",
+                ("listen",),
             )
 
     async def run(self, emit: Emit) -> None:
@@ -276,26 +280,28 @@ class ForwardInput:
             self._server.check()
 
 
-def _login(options: ForwardInputOptions, name: str) -> ServerLogin | None:
+def _literal_host(listen: str) -> str | None:
+    """The IP address in it; None where there is a name, or a unix socket."""
+    host, _ = split_address(listen)
+    with contextlib.suppress(ValueError):
+        return str(ipaddress.ip_address(host.partition("%")[0]))
+    return None
+
+
+def _login(options: ForwardInputOptions) -> ServerLogin | None:
     if options.shared_key is None:
         if options.users:
-            raise ConfigError(f"{name}: users: the protocol has no login without a shared_key; set one")
+            raise ConfigError("the protocol has no login without a shared_key; set one", ("users",))
         return None
     users = {user.encode(): secret.get_secret_value().encode() for user, secret in options.users.items()}
     hostname = options.self_hostname.encode() if options.self_hostname else default_hostname()
     return ServerLogin(hostname, options.shared_key.get_secret_value().encode(), users)
 
 
-def _server_context(tls: ForwardInputTls, name: str) -> ssl.SSLContext:
+def _server_context(tls: ForwardInputTls) -> ssl.SSLContext:
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    try:
-        context.load_cert_chain(tls.cert, tls.key)
-    except (OSError, ssl.SSLError) as error:
-        raise ConfigError(f"{name}: tls: cannot use {tls.cert} with {tls.key}: {error}") from error
+    load_certificate(context, tls.cert, tls.key)
     if tls.client_ca is not None:
-        try:
-            context.load_verify_locations(tls.client_ca)
-        except (OSError, ssl.SSLError) as error:
-            raise ConfigError(f"{name}: tls.client_ca: cannot use {tls.client_ca}: {error}") from error
+        load_authorities(context, tls.client_ca, ("tls", "client_ca"))
         context.verify_mode = ssl.CERT_REQUIRED
     return context

@@ -19,6 +19,7 @@ from logclf_daemon.loose import LooseThreads
 from logclf_daemon.outputs._forward.packing import Packer, Packet, fresh_id
 from logclf_daemon.outputs._forward.sender import ForwardSender
 from logclf_daemon.outputs._forward.targets import Router, Target, parse_target
+from logclf_daemon.pem import client_context, load_certificate
 from logclf_daemon.record import Batch
 
 CLOSE_SECS = 2.0  # for the threads to notice; one that looks up a name at a dead resolver does not
@@ -132,10 +133,10 @@ class ForwardOutput:
         self._options = options
         self._packer = Packer(options.tag_prefix, options.ack, options.compress == "gzip", options.max_chunk_bytes)
         self._targets = targets_of(options.address)
-        self._login = _login(options, name)
+        self._login = _login(options)
         tls = options.tls or ForwardOutputTls()
         needs_tls = options.tls is not None or any(target.tls for target in self._targets)
-        self._tls = _client_context(tls, name) if needs_tls else None
+        self._tls = _client_context(tls) if needs_tls else None
         self._router = Router(self._targets, clock)
         self._router_lock = threading.Lock()
         self._lanes: set[_Lane] = set()
@@ -243,10 +244,10 @@ class ForwardOutput:
         return sender
 
 
-def _login(options: ForwardOutputOptions, name: str) -> ClientLogin | None:
+def _login(options: ForwardOutputOptions) -> ClientLogin | None:
     if options.shared_key is None:
         if options.username or options.password:
-            raise ConfigError(f"{name}: username: the protocol has no login without a shared_key; set one")
+            raise ConfigError("the protocol has no login without a shared_key; set one", ("username",))
         return None
     return ClientLogin(
         options.self_hostname.encode() if options.self_hostname else default_hostname(),
@@ -256,17 +257,11 @@ def _login(options: ForwardOutputOptions, name: str) -> ClientLogin | None:
     )
 
 
-def _client_context(tls: ForwardOutputTls, name: str) -> ssl.SSLContext:
-    try:
-        context = ssl.create_default_context(cafile=tls.ca)
-    except (OSError, ssl.SSLError) as error:
-        raise ConfigError(f"{name}: tls.ca: cannot use {tls.ca}: {error}") from error
+def _client_context(tls: ForwardOutputTls) -> ssl.SSLContext:
+    context = client_context(tls.ca)
     if not tls.verify:
         context.check_hostname = False
         context.verify_mode = ssl.CERT_NONE
     if tls.cert is not None:
-        try:
-            context.load_cert_chain(tls.cert, tls.key)
-        except (OSError, ssl.SSLError) as error:
-            raise ConfigError(f"{name}: tls.cert: cannot use {tls.cert} with {tls.key}: {error}") from error
+        load_certificate(context, tls.cert, tls.key)
     return context

@@ -17,13 +17,12 @@ from typing import Literal
 import msgspec
 from pydantic import BaseModel, ConfigDict, Field
 
-from logclf_daemon.codec import plain, text_fields
 from logclf_daemon.errors import ConfigError, OutputUnavailable, RecordRejected, ServiceUnavailable
 from logclf_daemon.loose import LooseThreads
+from logclf_daemon.outputs._jsonl.text import JsonText
 from logclf_daemon.record import AnyRecord, Batch
 
 CLOSE_SECS = 2.0  # for the last write, if its reader takes it
-_ENCODER = msgspec.json.Encoder()
 _C1 = re.compile(rb"\xc2[\x80-\x9f]")  # control characters that JSON leaves as they are and some terminals obey
 
 
@@ -50,6 +49,7 @@ class JsonlOutput:
         self._stdout = options.path == "-"
         self._fd = -1
         self._terminal = False
+        self._text = JsonText()
         # One thread: order is kept, and a blocked pipe never stops the event loop, nor the end of the process.
         self._executor = LooseThreads(1, name)
 
@@ -71,11 +71,9 @@ class JsonlOutput:
         await asyncio.get_running_loop().run_in_executor(self._executor, self._write, batch.records)
 
     def _write(self, records: Sequence[AnyRecord]) -> None:
-        rows = plain(records)
-        if self._options.time_key is not None:
-            key = self._options.time_key
-            rows = [{key: rfc3339(record.time), **row} for record, row in zip(records, rows, strict=True)]
-        text = _json_lines(rows)
+        key = self._options.time_key
+        times = None if key is None else [{key: rfc3339(record.time)} for record in records]
+        text = self._text.lines(records, times)
         if self._terminal:
             text = _C1.sub(lambda found: b"\\u%04x" % found.group()[1], text)
         try:
@@ -138,14 +136,6 @@ def _wait_for_room(fd: int) -> None:
     poll = select.poll()
     poll.register(fd, select.POLLOUT)
     poll.poll()
-
-
-def _json_lines(rows: Sequence[dict[str, object]]) -> bytes:
-    try:
-        lines = list(map(_ENCODER.encode, rows))
-    except (TypeError, ValueError, RecursionError):  # keys that JSON does not have, or nested too deep
-        lines = list(map(_ENCODER.encode, map(text_fields, rows)))
-    return b"\n".join(lines) + b"\n" if lines else b""
 
 
 def rfc3339(raw: msgspec.Raw) -> str | None:

@@ -6,19 +6,26 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
+from urllib.parse import urlsplit
 
-import ollama
 from pydantic import BaseModel, ConfigDict, Field
 
 from logclf_daemon.errors import ConfigError
 from logclf_daemon.events import LlmAbsent, LlmCalled, LlmStateChanged, emit
+from logclf_daemon.masking import without_login
 from logclf_daemon.record import Question, Verdict, abstention
 from logclf_daemon.stages._llm.breaker import Breaker
 from logclf_daemon.stages._llm.nearest import Nearest
+from logclf_daemon.stages._llm.prior import Shares, corrected, likeliest
 from logclf_daemon.stages._llm.prompt import PROMPT_VERSION, Prompt
-from logclf_daemon.stages._llm.server import CLIENT_ERRORS, Failure, OllamaServer, failure
 from logclf_daemon.taxonomy import Taxonomy
+
+if TYPE_CHECKING:
+    # The client takes a sixth of a second to import: that is left for the first call, when the daemon is ready.
+    import ollama
+
+    from logclf_daemon.stages._llm.server import Failure, OllamaServer
 
 _DIGEST_DIGITS = 12
 
@@ -43,6 +50,11 @@ class LlmOptions(BaseModel):
     examples: int = Field(
         0, ge=0, le=8, description="Labelled lines of the rules shown with a question; better answers, slower ones."
     )
+    prior_correction: bool = Field(
+        False,
+        description="Divide out what the model leans to by itself (one more question a model); better answers from "
+        "some models, worse from others: `llm evaluate` says which. Needs a server that tells probabilities.",
+    )
     protected_labels: tuple[str, ...] = Field(
         ("Security Alert",),
         description="Where the local model leans to one of these, the LLM may confirm it, never say something else.",
@@ -59,6 +71,14 @@ class Spent:
     secs: float
     prompt_tokens: int = 0
     answer_tokens: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Said:
+    """What the model answered, before anything was corrected; `shares` where the server tells probabilities."""
+
+    label: str
+    shares: Shares | None
 
 
 class LlmStage:
@@ -80,21 +100,34 @@ class LlmStage:
     ) -> None:
         if not options.allow_remote and options.model.endswith(("-cloud", ":cloud")):
             raise ConfigError(
-                f"llm.model: {options.model!r} would send log lines to another host; "
-                "choose a local model or set llm.allow_remote"
+                f"{options.model!r} would send log lines to another host; choose a local model or set llm.allow_remote",
+                ("llm", "model"),
             )
+        _refuse_no_url(options.url)
         self.options = options
+        self.shown_url = without_login(options.url)
         shown = f"+{options.examples}" if options.examples else ""
-        self.key = f"{options.model}/{taxonomy.digest}/{PROMPT_VERSION}{shown}"
+        prior = "-prior" if options.prior_correction else ""
+        self.key = f"{options.model}/{taxonomy.digest}/{PROMPT_VERSION}{shown}{prior}"
         self.state = "unknown"
         self.spent: Spent | None = None  # by the last answer
+        self.said: Said | None = None  # in the last answer
+        self._prior: tuple[str, Shares | None] | None = None  # and the digest of the model it is of
         self._prompt = Prompt(taxonomy, Nearest(labelled) if options.examples else None, options.examples)
         self._clock = clock
         self._lock = threading.Lock()
         self._breaker = Breaker(clock)
         self._digest = ""
         self._under_way: dict[int, float] = {}
-        self._server = server_of(options)
+        self._connecting = threading.Lock()
+        self._connected: OllamaServer | None = None
+
+    @property
+    def _server(self) -> OllamaServer:
+        with self._connecting:
+            if self._connected is None:
+                self._connected = server_of(self.options)
+            return self._connected
 
     def identity(self) -> str:
         """The model's name, with the digest of its weights once the server told it."""
@@ -137,13 +170,15 @@ class LlmStage:
 
     def _counted(self, done: str, template: str, call: Callable[[], Verdict | None]) -> Verdict | None:
         """Make a call to the server; whatever comes of it is counted and a state."""
+        from logclf_daemon.stages._llm.server import CLIENT_ERRORS, failure
+
         started = self._clock()
         with self._lock:
             self._under_way[threading.get_ident()] = started
         try:
             verdict = self._twice(call)
         except CLIENT_ERRORS as error:
-            verdict = self._failed(failure(error, self.options.url, self.options.model))
+            verdict = self._failed(failure(error, self.shown_url, self.options.model))
         finally:
             with self._lock:
                 self._under_way.pop(threading.get_ident(), None)
@@ -153,10 +188,12 @@ class LlmStage:
 
     def _twice(self, call: Callable[[], Verdict | None]) -> Verdict | None:
         """A runner that was killed under a question is there again for the next: ask once more, and only once."""
+        from logclf_daemon.stages._llm.server import CLIENT_ERRORS, failure
+
         try:
             return call()
         except CLIENT_ERRORS as error:
-            if not failure(error, self.options.url, self.options.model).again:
+            if not failure(error, self.shown_url, self.options.model).again:
                 raise
             return call()
 
@@ -172,17 +209,46 @@ class LlmStage:
     def _answer(self, question: Question) -> Verdict:
         self._ready()
         started = self._clock()
-        response = self._server.chat(self._prompt.messages(question), self._prompt.schema, self._prompt.max_tokens)
+        response = self._chat(self._prompt.messages(question))
         self._recovered()
         self.spent = Spent(self._clock() - started, response.prompt_eval_count or 0, response.eval_count or 0)
         return self._guarded(question, self._read(response))
 
+    def _chat(self, messages: Sequence[dict[str, str]]) -> ollama.ChatResponse:
+        return self._server.chat(messages, self._prompt.schema, self._prompt.max_tokens)
+
     def _read(self, response: ollama.ChatResponse) -> Verdict:
+        self.said = None
         label = self._prompt.label_in(response.message.content or "") if response.done_reason != "length" else None
         if label is None:
             return abstention("low_confidence")
-        tokens = [token.model_dump() for token in response.logprobs or ()]
-        return Verdict(label, self._prompt.confidence(tokens, label), "llm")
+        shares = self._shares(response)
+        self.said = Said(label, shares)
+        if shares is None:
+            return Verdict(label, None, "llm")
+        if self.options.prior_correction and (prior := self._prior_in_force()) is not None:
+            shares = corrected(shares, prior)
+            label = likeliest(shares, label)
+        return Verdict(label, shares[label], "llm")
+
+    def _shares(self, response: ollama.ChatResponse) -> Shares | None:
+        return self._prompt.shares([token.model_dump() for token in response.logprobs or ()])
+
+    def _prior_in_force(self) -> Shares | None:
+        """The prior of the loaded model; other weights under the same name have another."""
+        if self._prior is None or self._prior[0] != self._digest:
+            self._prior = (self._digest, self._shares(self._chat(self._prompt.content_free())))
+        return self._prior[1]
+
+    def prior(self) -> Shares | None:
+        """What the model leans to when there is nothing to label; None where the server does not tell."""
+
+        def ask() -> None:
+            self._ready()
+            self._prior_in_force()
+
+        self._counted("prior", "", ask)
+        return self._prior[1] if self._prior is not None else None
 
     def _guarded(self, question: Question, verdict: Verdict) -> Verdict:
         """A line can talk to an LLM: what the model thinks is an alarm never becomes something else by its words."""
@@ -197,7 +263,7 @@ class LlmStage:
             changed, self.state = self.state != failed.state, failed.state
             self._breaker.failed()
         if changed and failed.state == "absent" and self.options.enabled == "auto":
-            emit(LlmAbsent(url=self.options.url))
+            emit(LlmAbsent(url=self.shown_url))
         elif changed:
             emit(LlmStateChanged(state=failed.state, detail=failed.detail))
         return abstention(failed.reason)
@@ -210,11 +276,21 @@ class LlmStage:
             emit(LlmStateChanged(state="ready", detail=self.options.model))
 
     def close(self) -> None:
-        self._server.close()
+        with self._connecting:
+            if self._connected is not None:
+                self._connected.close()
+
+
+def _refuse_no_url(address: str) -> None:
+    url = urlsplit(address)
+    if url.scheme not in {"http", "https"} or not url.hostname:
+        raise ConfigError(f"{without_login(address)!r} is not a URL; write http://127.0.0.1:11434", ("llm", "url"))
 
 
 def server_of(options: LlmOptions) -> OllamaServer:
     """The server of these options. What is the same for all questions is set here: changing it reloads the model."""
+    from logclf_daemon.stages._llm.server import OllamaServer
+
     runner: dict[str, Any] = {"num_ctx": options.num_ctx}
     if options.num_thread is not None:
         runner["num_thread"] = options.num_thread
@@ -231,6 +307,8 @@ def server_of(options: LlmOptions) -> OllamaServer:
 
 def reachable_models(options: LlmOptions) -> list[str] | None:
     """The names of the models the server has; None if nothing answers."""
+    from logclf_daemon.stages._llm.server import CLIENT_ERRORS
+
     server = server_of(options)
     try:
         return server.models()

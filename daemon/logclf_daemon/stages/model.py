@@ -61,6 +61,11 @@ class ModelStage:
     name = "model"
 
     def __init__(self, options: ModelOptions) -> None:
+        if not options.folder.is_dir():
+            raise ConfigError(
+                f"{options.folder}: no such model folder; give `model.path` a folder made by `logclf-train`",
+                ("model", "path"),
+            )
         loaded = folder.read(options.folder)
         self.path, self.config, self.digest = loaded.path, loaded.config, loaded.digest
         self.labels = loaded.config.labels
@@ -77,7 +82,7 @@ class ModelStage:
         try:
             self.least_confidence = loaded.config.least_confidence(options.max_error_rate)
         except ValueError as error:
-            raise ConfigError(f"model.max_error_rate: {error}; raise it or use another model") from error
+            raise ConfigError(f"{error}; raise it or use another model", ("model", "max_error_rate")) from error
 
     def unchanged(self) -> bool:
         """Whether the folder still holds the model that was loaded, whole: damage must be told before a restart."""

@@ -35,12 +35,15 @@ _PRUNE_EVERY = 1000  # new verdicts
 
 @dataclass(frozen=True, slots=True)
 class Remembered:
-    """A verdict as it is kept. `asked` and `model` are empty for a person's word; times are seconds since 1970."""
+    """A verdict as it is kept. `asked` and `model` are empty for a person's word; times are seconds since 1970.
+
+    `confidence` is None where the LLM's server told no probabilities.
+    """
 
     template: str
     source: str
     label: str
-    confidence: float
+    confidence: float | None
     origin: str
     model: str
     asked: str

@@ -10,7 +10,7 @@ from typing import Literal
 
 import msgspec
 
-from logclf_daemon.cascade import Answer
+from logclf_daemon.generation import Answer
 from logclf_daemon.tables import parquet
 from logclf_daemon.tables.delimited import guarded
 from logclf_daemon.tables.rows import EXPLAINED, Block, Codec, Rows, TableOptions, extra_of

@@ -16,8 +16,9 @@ from functools import lru_cache
 from itertools import compress
 from typing import BinaryIO, Protocol
 
-from logclf_daemon.cascade import Answer
 from logclf_daemon.errors import BadInput
+from logclf_daemon.generation import Answer
+from logclf_daemon.record import Verdict
 from logclf_daemon.tables.columns import place_of, refuse_taken, time_place
 from logclf_daemon.tables.encodings import as_utf8
 from logclf_daemon.tables.rows import (
@@ -160,7 +161,7 @@ class DelimitedCodec:
             return {answer: labels[verdict.label] for answer, verdict in verdicts.items()}
         return {
             answer: self.written(
-                (verdict.label, f"{verdict.confidence:.4g}", verdict.stage, verdict.rule or verdict.reason or "")
+                (verdict.label, _confidence(verdict), verdict.stage, verdict.rule or verdict.reason or "")
             )
             for answer, verdict in verdicts.items()
         }
@@ -403,6 +404,10 @@ def _cells(records: Iterable[str], delimiter: str) -> Iterator[list[str]]:
     """The cells of whole records, whatever line ends are in them."""
     reader = _reader((record.replace("\n", "\u0102") for record in records), delimiter)
     return ([cell.replace("\u0102", "\n") for cell in cells] for cells in reader)
+
+
+def _confidence(verdict: Verdict) -> str:
+    return "" if verdict.confidence is None else f"{verdict.confidence:.4g}"
 
 
 @lru_cache(maxsize=4096)

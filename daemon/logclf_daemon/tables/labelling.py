@@ -6,7 +6,8 @@ from collections.abc import Collection, Hashable, Sequence
 from dataclasses import dataclass
 from operator import itemgetter
 
-from logclf_daemon.cascade import Answer, Cascade
+from logclf_daemon.cascade import Cascade
+from logclf_daemon.generation import Answer
 from logclf_daemon.tables.rows import Block, Codec, Rows, TableOptions, collector_paused
 from logclf_daemon.tables.summary import Details, Summary
 

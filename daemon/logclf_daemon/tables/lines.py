@@ -10,8 +10,8 @@ from typing import BinaryIO
 
 import msgspec
 
-from logclf_daemon.cascade import Answer
 from logclf_daemon.errors import BadInput
+from logclf_daemon.generation import Answer
 from logclf_daemon.tables.columns import place_of, refuse_taken, time_place
 from logclf_daemon.tables.encodings import as_utf8
 from logclf_daemon.tables.rows import BLOCK_BYTES, MAX_RECORD_BYTES, Block, Rows, TableOptions, extra_of, filled

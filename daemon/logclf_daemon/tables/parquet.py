@@ -6,8 +6,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, BinaryIO
 
-from logclf_daemon.cascade import Answer
 from logclf_daemon.errors import BadInput
+from logclf_daemon.generation import Answer
 from logclf_daemon.tables.columns import place_of, refuse_taken, time_place
 from logclf_daemon.tables.rows import EXPLAINED, Block, Rows, TableOptions, extra_of
 

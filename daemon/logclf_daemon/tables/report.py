@@ -91,7 +91,7 @@ def _uncertain(templates: Sequence[Template]) -> str:
         [
             [
                 pages.cell(template.label),
-                pages.cell(f"{template.confidence:.2f}"),
+                pages.cell(f"{template.confidence or 0.0:.2f}"),
                 pages.cell(template.line),
                 pages.cell(template.source),
                 pages.cell(template.example, style="text"),

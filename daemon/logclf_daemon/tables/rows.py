@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import BinaryIO, Literal, Protocol
 
-from logclf_daemon.cascade import Answer
+from logclf_daemon.generation import Answer
 
 BLOCK_BYTES = 1 << 20
 MAX_RECORD_BYTES = 64 << 20  # a quote that is never closed must not swallow a whole disk
@@ -98,7 +98,8 @@ def extra_of(answer: Answer, options: TableOptions) -> dict[str, object]:
     verdict = answer.verdict
     cells: dict[str, object] = {options.label_column: verdict.label}
     if options.explain:
-        explained = (float(f"{verdict.confidence:.4g}"), verdict.stage, verdict.rule or verdict.reason or "")
+        sure = None if verdict.confidence is None else float(f"{verdict.confidence:.4g}")
+        explained = (sure, verdict.stage, verdict.rule or verdict.reason or "")
         cells |= dict(zip(EXPLAINED, explained, strict=True))
     return cells
 

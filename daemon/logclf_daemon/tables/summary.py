@@ -9,7 +9,7 @@ from datetime import UTC, datetime
 from functools import lru_cache, partial
 from typing import Any
 
-from logclf_daemon.cascade import Answer
+from logclf_daemon.generation import Answer
 from logclf_daemon.record import UNCLASSIFIED
 from logclf_daemon.tables.rows import Rows
 
@@ -27,7 +27,7 @@ class Template:
 
     label: str
     stage: str
-    confidence: float
+    confidence: float | None
     count: int
     line: int  # where it came first
     source: str
@@ -65,7 +65,7 @@ class Details:
             known.count += new.count
         else:
             self.templates[key] = new
-        if new.stage != "rules" and new.confidence > 0:
+        if new.stage != "rules" and new.confidence:
             self.uncertain.setdefault(key, new)
 
     def _trim(self) -> None:
@@ -84,7 +84,7 @@ class Details:
 
     def least_certain(self) -> list[tuple[str, Template]]:
         """The answers to trust least, each template once."""
-        ordered = sorted(self.uncertain.items(), key=lambda item: (item[1].confidence, item[1].line, item[0]))
+        ordered = sorted(self.uncertain.items(), key=lambda item: (item[1].confidence or 0.0, item[1].line, item[0]))
         return ordered[:LEAST_CERTAIN]
 
     def merge(self, other: Details) -> None:

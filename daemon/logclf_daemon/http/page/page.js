@@ -422,7 +422,7 @@ async function explain(event) {
       element("td", { textContent: [step.rule && `rule ${step.rule}`, step.confidence !== null && step.stage !== "rules" && `confidence ${step.confidence.toFixed(2)}`].filter(Boolean).join(", ") }),
       element("td", { textContent: took(step.microseconds) })));
     box.replaceChildren(
-      element("p", { class: "verdict" }, label, element("span", { class: "tag", textContent: why }), element("span", { class: "quiet", textContent: `confidence ${verdict.confidence.toFixed(2)}` })),
+      element("p", { class: "verdict" }, label, element("span", { class: "tag", textContent: why }), element("span", { class: "quiet", textContent: verdict.confidence == null ? "" : `confidence ${verdict.confidence.toFixed(2)}` })),
       element("p", { class: "quiet" }, "template ", element("code", { textContent: harmless(found.template) })),
       element("table", { class: "steps" }, element("thead", {}, element("tr", {}, ...["stage", "says", "why", "took"].map((text) => element("th", { textContent: text })))), element("tbody", {}, ...rows)),
     );

@@ -27,7 +27,7 @@ def split_address(listen: str) -> tuple[str, int]:
         return path, 0
     host, colon, port = listen.rpartition(":")
     if not colon or not host or not port.isdecimal() or int(port) > 65535:
-        raise ValueError(f"'{listen}' is no address: write host:port, such as 127.0.0.1:24224, or unix:///path")
+        raise ValueError(f"'{listen}' is no address; write host:port, such as 127.0.0.1:24224, or unix:///path")
     return host.removeprefix("[").removesuffix("]"), int(port)
 
 

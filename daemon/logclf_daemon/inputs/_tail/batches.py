@@ -6,7 +6,7 @@ import os
 
 from msgspec import Raw
 
-from logclf_daemon.codec import event_time, raw_str
+from logclf_daemon.codec import event_time, raw_str, raw_strs
 from logclf_daemon.inputs._tail.lines import Cut
 from logclf_daemon.record import AnyRecord, Batch, Record, Settle
 
@@ -30,7 +30,7 @@ class BatchMaker:
         """
         time, file = event_time(read_ns), raw_str(path)
         message_key, path_key = self._message_key, self._path_key
-        records = [Record(time, {message_key: text, path_key: file}) for text in map(raw_str, cut.lines)]
+        records = [Record(time, {message_key: text, path_key: file}) for text in raw_strs(cut.lines)]
         if cut.origins is not None:
             for record, (stream, time_ns) in zip(records, cut.origins, strict=True):
                 if stream:

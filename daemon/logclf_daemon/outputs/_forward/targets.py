@@ -6,6 +6,8 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+from logclf_daemon.masking import without_login
+
 DEFAULT_PORT = 24224
 AWAY_SECS = 10.0  # a server that failed is tried last for so long
 _SCHEMES = ("forward://", "forward+tls://", "forward+unix://")
@@ -42,7 +44,7 @@ def parse_target(address: str, weight: int = 1, standby: bool = False) -> Target
             raise ValueError(f"'{address}': the path of a unix socket must be absolute: forward+unix:///run/x.sock")
         return Target("localhost", 0, rest, weight=weight, standby=standby)
     if f"{scheme}://" not in _SCHEMES:
-        raise ValueError(f"'{address}': unknown scheme; use one of {', '.join(_SCHEMES)}")
+        raise ValueError(f"'{without_login(address)}': unknown scheme; use one of {', '.join(_SCHEMES)}")
     host, port = _host_and_port(rest.rstrip("/"), address)
     return Target(host, port, None, scheme == "forward+tls", weight, standby)
 
@@ -57,7 +59,9 @@ def _host_and_port(text: str, address: str) -> tuple[str, int]:
         port = port if colon else str(DEFAULT_PORT)
         good = True
     if not good or not host or "/" in host or not port.isdecimal() or not 0 < int(port) < 65536:
-        raise ValueError(f"'{address}' is no address: write host:port, such as 127.0.0.1:24224 or [::1]:24224")
+        raise ValueError(
+            f"'{without_login(address)}' is no address; write host:port, such as 127.0.0.1:24224 or [::1]:24224"
+        )
     return host, int(port)
 
 

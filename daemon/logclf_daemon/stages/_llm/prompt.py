@@ -75,14 +75,22 @@ class Prompt:
         label = answer.get("label") if isinstance(answer, dict) else None
         return label if label in self._names else None
 
-    def confidence(self, tokens: Sequence[Mapping[str, Any]] | None, label: str) -> float:
-        """How sure the model was: the probabilities where the label starts, renormalised over the labels.
+    def content_free(self) -> list[dict[str, str]]:
+        """The chat about a line that says nothing: its answer is what the model leans to by itself."""
+        return [
+            {"role": "system", "content": self._system},
+            {"role": "user", "content": "source: app\n-----\nN/A\n-----"},
+        ]
 
-        0.0 where the server sends no logprobs: not measured. What a model states about itself is never asked.
+    def shares(self, tokens: Sequence[Mapping[str, Any]] | None) -> dict[str, float] | None:
+        """How sure the model was of each label: the probabilities where the label starts, renormalised over the labels.
+
+        None where the server sends no logprobs; all 0 where none of the likely tokens begins a label. What a model
+        states about itself is never asked.
         """
         first = _token_of_label(tokens or ())
         if first is None:
-            return 0.0
+            return None
         mass = dict.fromkeys(self._names, 0.0)
         for choice in first.get("top_logprobs") or ():
             text = str(choice.get("token", "")).lstrip(' "')
@@ -90,7 +98,7 @@ class Prompt:
             for name in fitting:
                 mass[name] += math.exp(float(choice.get("logprob", -99.0))) / len(fitting)
         total = sum(mass.values())
-        return mass[label] / total if total else 0.0
+        return {name: share / total if total else 0.0 for name, share in mass.items()}
 
 
 def _token_of_label(tokens: Sequence[Mapping[str, Any]]) -> Mapping[str, Any] | None:

@@ -17,7 +17,7 @@ import httpx
 import ollama
 from pydantic import BaseModel, ConfigDict, Field
 
-from logclf_daemon.errors import ConfigError
+from logclf_daemon.masking import without_login
 
 # ValueError holds JSON and validation errors; the client's own mistakes are among the others.
 CLIENT_ERRORS = (
@@ -170,7 +170,7 @@ def _words(error: Exception) -> str:
         text = str(inner.get("message", inner) if isinstance(inner, dict) else inner)
     except (ValueError, TypeError, KeyError, AttributeError):
         pass
-    return f"{type(error).__name__}: {text}"[:200]
+    return without_login(f"{type(error).__name__}: {text}")[:200]
 
 
 def _refuse_remote(answer: object) -> None:
@@ -181,8 +181,6 @@ def _refuse_remote(answer: object) -> None:
 def _client(address: str, timeout_secs: float, allow_remote: bool) -> ollama.Client:
     """The client, without the redirects and the `Authorization` header it would add on its own."""
     url = urlsplit(address)
-    if url.scheme not in {"http", "https"} or not url.hostname:
-        raise ConfigError(f"llm.url: {address!r} is not a URL; write http://127.0.0.1:11434")
 
     def without_key(request: httpx.Request) -> None:
         if request.url.host in _LOOPBACK:

@@ -7,6 +7,7 @@ dot is one byte, `\\w` and ignoring the case know ASCII only. What the engines w
 from __future__ import annotations
 
 import re
+from functools import lru_cache
 from typing import Any
 
 import re2
@@ -69,6 +70,7 @@ _TOKEN = re.compile(
 )
 
 
+@lru_cache(maxsize=4096)  # a reload meets the same patterns again
 def complaint(pattern: str, *, ignore_case: bool = False) -> str | None:
     """Why a pattern cannot be a rule's, in words for its author; None if nothing speaks against it."""
     if "\x00" in pattern:

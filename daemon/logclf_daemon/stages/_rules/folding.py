@@ -18,14 +18,15 @@ DIGITS = b"0123456789"
 _TOKEN = re.compile(
     r"\\Q(?P<quoted>.*?)(?:\\E|$)"
     r"|(?P<code>\\x[0-9A-Fa-f]{2}|\\[0-7]{1,3})"
-    r"|(?P<whole>\\.|\{\d+(?:,\d*)?\}|\(\?P?<\w+>)"
+    r"|(?P<whole>\\.|\{[0-9]+(?:,[0-9]*)?\}|\(\?P?<\w+>)"
     r"|(?P<set>\[\^?\]?(?:\\.|\[:\^?\w+:\]|[^\]\\])*\])"
-    r"|(?P<digit>\d)"
-    r"|.",
+    r"|(?P<digit>[0-9])"
+    r"|[^\\\[0-9({]+|.",
     re.DOTALL,
 )
 
 
+@lru_cache(maxsize=4096)  # a reload meets the same patterns again
 def folded(pattern: str) -> tuple[str, bool]:
     """A valid pattern for folds, and whether it matches the very folds whose lines the pattern itself matches."""
     parts: list[str] = []

@@ -13,7 +13,7 @@ from logclf_daemon.events import StateTrouble, emit
 from logclf_daemon.migrating import migrate
 
 APPLICATION_ID = 0x6C636C66  # "lclf"
-VERSION = 3  # of verdicts_schema, which is imported only when a table must be made
+VERSION = 4  # of verdicts_schema, which is imported only when a table must be made
 
 
 def opened(path: Path, max_bytes: int, now: Callable[[], float] = time.time) -> sqlite3.Connection:

@@ -15,12 +15,12 @@ TEMPLATE_ID = re.compile(r"[0-9a-f]{16}")
 
 
 class _Line(msgspec.Struct, forbid_unknown_fields=True):
-    """Written by hand, template, source and label are enough."""
+    """Written by hand, template, source and label are enough. No confidence (null): not measured."""
 
     template: str
     source: str
     label: str
-    confidence: float = 1.0
+    confidence: float | None = 1.0
     origin: str = HUMAN
     model: str = ""
     asked: str = ""
@@ -46,7 +46,7 @@ def read(line: bytes, where: str, taxonomy: Taxonomy | None = None) -> Remembere
         raise BadInput(f"{where}: {row.template!r} is no template (16 hexadecimal digits)")
     if taxonomy is not None and row.label not in taxonomy:
         raise BadInput(f"{where}: unknown label {row.label!r}{taxonomy.suggestion(row.label)}")
-    if not 0 <= row.confidence <= 1:
+    if row.confidence is not None and not 0 <= row.confidence <= 1:
         raise BadInput(f"{where}: confidence {row.confidence} is not between 0 and 1")
     if row.origin not in (HUMAN, LLM) or (row.origin == HUMAN) != (row.asked == ""):
         raise BadInput(f"{where}: origin is 'human' without `asked`, or 'llm' with it")

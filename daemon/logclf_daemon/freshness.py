@@ -1,0 +1,63 @@
+"""Whether the files a generation was made of are the same. Looked at, not watched: events get lost, a look does not."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from logclf_daemon.config import Config
+from logclf_daemon.resources import folder
+
+SHIPPED_EVERY = 20  # looks: what people save counts at once, what ships changes with an upgrade
+
+Look = tuple[tuple[str, int, int, int], ...]
+
+
+class Freshness:
+    """Remembers how the files of a configuration looked."""
+
+    def __init__(self) -> None:
+        self._seen: dict[Path, Look] = {}
+        self._looks = 0
+
+    def note(self, config: Config) -> None:
+        """All of it is about to be read: what is saved from now on is a change."""
+        self._seen |= {place: _look(place) for place in (*_own(config), *_shipped(config))}
+
+    def changed(self, config: Config) -> bool:
+        """Whether a file is not as it was noted."""
+        self._looks += 1
+        places = _own(config)
+        if self._looks % SHIPPED_EVERY == 0:
+            places += _shipped(config)
+        return any(_look(place) != self._seen.get(place) for place in places)
+
+
+def _own(config: Config) -> list[Path]:
+    own_model = config.model.enabled and config.model.path != "builtin"
+    return [*config.rules.paths, *([config.model.folder] if own_model else [])]
+
+
+def _shipped(config: Config) -> list[Path]:
+    shipped_model = config.model.enabled and config.model.path == "builtin"
+    return [*([folder("rules")] if config.rules.builtin else []), *([config.model.folder] if shipped_model else [])]
+
+
+def _look(place: Path) -> Look:
+    return tuple(sorted(_found(place)))
+
+
+def _found(place: Path) -> Iterator[tuple[str, int, int, int]]:
+    """Name, size, time and identity of each file. Often and for years: pathlib costs ten times as much as `scandir`."""
+    with contextlib.suppress(OSError):
+        try:
+            entries: Sequence[os.DirEntry[str]] = list(os.scandir(place))
+        except NotADirectoryError:
+            looked = place.stat()
+            yield str(place), looked.st_size, looked.st_mtime_ns, looked.st_ino
+            return
+        for entry in entries:
+            looked = entry.stat()
+            yield entry.path, looked.st_size, looked.st_mtime_ns, looked.st_ino
