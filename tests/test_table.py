@@ -5,16 +5,23 @@ from __future__ import annotations
 import asyncio
 import csv
 import io
+from collections.abc import Sequence
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from doubles import FixedStage, cascade, rule
+from logclf_daemon.cascade import Cascade, Classified
 from logclf_daemon.errors import BadInput
+from logclf_daemon.generation import Generation
+from logclf_daemon.stages._rules.files import Rule
+from logclf_daemon.stages.rules import RuleSet
 from logclf_daemon.table import Kind, Summary, TableOptions, classify_table
 from logclf_daemon.tables.delimited import DelimitedCodec
+from logclf_daemon.tables.labelling import answers_of
 from logclf_daemon.tables.rows import Block
+from logclf_daemon.taxonomy import Taxonomy
 
 
 def convert(table: bytes, *, kind: Kind = "csv", **options: object) -> tuple[bytes, Summary]:
@@ -301,3 +308,64 @@ def test_one_byte_encodings_are_read_and_written_as_such() -> None:
     out, _ = convert("source,log_message\ncaf\u00e9,boom \u00e9\n".encode("latin-1"), encoding="iso8859-1")
 
     assert out.endswith("caf\u00e9,boom \u00e9,Critical Error\n".encode("latin-1"))
+
+
+async def answered(tested: Cascade, rows: list[tuple[bytes, bytes | None]]) -> list[tuple[str, str | None]]:
+    answers = await answers_of(tested, [source for source, _ in rows], [message for _, message in rows])
+    return [(answer.verdict.label, answer.verdict.reason) for answer in answers if answer is not None]
+
+
+def test_rows_of_all_sources_keep_their_order_and_each_source_its_rules() -> None:
+    tested = cascade([rule("boom", "Critical Error", source=["db*"]), rule("boom", "Error", source=["web*"])])
+    rows = [(b"web1", b"boom 1"), (b"db1", b"boom 2"), (b"web2", None), (b" db2 ", b"boom 3"), (b"x", b"boom 4")] * 3
+
+    labels = asyncio.run(answered(tested, rows))
+    tested.close()
+
+    assert (
+        labels
+        == [
+            ("Error", None),
+            ("Critical Error", None),
+            ("Unclassified", "no_message"),
+            ("Critical Error", None),
+            ("Unclassified", "low_confidence"),
+        ]
+        * 3
+    )
+
+
+class Watched(Cascade):
+    """Notes which sources it is asked for; may be given other rules after the first."""
+
+    asked: tuple[str, ...] = ()
+    newer: Generation | None = None
+
+    async def classify(self, source: str, lines: Sequence[bytes | None]) -> Classified:
+        self.asked += (source,)
+        classified = await super().classify(source, lines)
+        self.generation = self.newer or self.generation
+        return classified
+
+
+def test_sources_that_are_not_told_apart_are_asked_together() -> None:
+    tested = Watched(generation([rule("boom", "Critical Error")]))
+
+    asyncio.run(answered(tested, [(b"app%d" % (number % 20), b"boom") for number in range(100)]))
+    tested.close()
+
+    assert len(tested.asked) == 1
+
+
+def test_a_reload_between_two_sources_gives_all_rows_the_new_rules() -> None:
+    tested = Watched(generation([rule("boom", "Error")]))
+    tested.newer = generation([rule("boom", "Critical Error", source=["a*"])])
+
+    labels = asyncio.run(answered(tested, [(b"a", b"boom"), (b"b", b"boom")]))
+    tested.close()
+
+    assert labels == [("Critical Error", None), ("Unclassified", "low_confidence")]
+
+
+def generation(rules: Sequence[Rule]) -> Generation:
+    return Generation(1, RuleSet(rules), [], Taxonomy())

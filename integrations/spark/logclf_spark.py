@@ -17,7 +17,6 @@ import tempfile
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -106,10 +105,10 @@ def labelled(
 
     cascade, runner = _loaded(shipped)
     for batch in batches:
-        messages = [_bytes(text) for text in batch.column(columns.message).to_pylist()]
-        sources = [""] * len(messages)
+        messages = _texts(batch.column(columns.message))
+        sources = [b""] * len(messages)
         if columns.source is not None:
-            sources = [str(name) if name is not None else "" for name in batch.column(columns.source).to_pylist()]
+            sources = [name or b"" for name in _texts(batch.column(columns.source))]
         answers = runner.run(_answers(cascade, sources, messages))
         values: dict[str, Any] = {columns.label: [answer.verdict.label for answer in answers]}
         if columns.explain:
@@ -121,16 +120,20 @@ def labelled(
         yield pa.RecordBatch.from_arrays([*batch.columns, *added], names=[*batch.schema.names, *values])
 
 
-async def _answers(cascade: Cascade, sources: Sequence[str], messages: Sequence[bytes | None]) -> list[Answer]:
-    """The answer of each row, asked source by source."""
-    answers: list[Any] = [None] * len(messages)
-    order = sorted(range(len(messages)), key=sources.__getitem__)
-    for source, group in groupby(order, key=sources.__getitem__):
-        places = list(group)
-        classified = await cascade.classify(source, [messages[at] for at in places])
-        for at, answer in zip(places, classified.answers, strict=True):
-            answers[at] = answer
-    return answers
+async def _answers(cascade: Cascade, sources: Sequence[bytes], messages: Sequence[bytes | None]) -> list[Answer]:
+    """The answer of each row, as `logclf-daemon csv` asks for it."""
+    from logclf_daemon.tables.labelling import answers_of
+
+    return [answer for answer in await answers_of(cascade, sources, messages) if answer is not None]  # none is left out
+
+
+def _texts(column: pa.Array) -> list[bytes | None]:
+    """The cells of a column as bytes; those of text without a copy as str."""
+    import pyarrow as pa
+
+    if pa.types.is_string(column.type) or pa.types.is_large_string(column.type):
+        column = column.cast(pa.large_binary() if pa.types.is_large_string(column.type) else pa.binary())
+    return [_bytes(cell) for cell in column.to_pylist()]
 
 
 @lru_cache(maxsize=1)

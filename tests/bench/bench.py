@@ -12,6 +12,7 @@ import hotpath  # noqa: E402
 import llm  # noqa: E402
 import replay  # noqa: E402
 import scrape  # noqa: E402
+import spark  # noqa: E402
 import start  # noqa: E402
 import tables  # noqa: E402
 import whole  # noqa: E402
@@ -37,6 +38,7 @@ PARTS = {
     "llm-cached": llm.cached,
     "llm-replay": replay.replay,
     "csv": tables.csv_table,
+    "spark": spark.spark,
 }
 
 
