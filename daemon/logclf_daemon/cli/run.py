@@ -70,8 +70,10 @@ def run(
             )
         )
 
+    from logclf_daemon.heap import collect_seldom
     from logclf_daemon.service import Service  # heavy: not needed for --help
 
+    collect_seldom()
     asyncio.run(Service(configured(), once=once, reread=configured).run())
 
 
