@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from logclf_daemon.stages._rules.engines import Pattern, TooCostly, engine_for
@@ -25,13 +26,15 @@ class Matcher:
         self._certain = [by_fold[number][1] and not patterns[number].ends for number in patterns]
         self._looking = [number for number, certain in zip(patterns, self._certain, strict=True) if not certain]
         for_folds = [Pattern(by_fold[number][0], pattern.ignore_case) for number, pattern in patterns.items()]
-        self._folds = engine_for(tuple(for_folds), cache, apart=apart)
-        try:
-            looking = tuple(patterns[number] for number in self._looking)
-            self._digits = engine_for(looking, cache, apart=apart) if looking else None
-        except TooCostly as error:
-            culprit = None if error.culprit is None else self._numbers.index(self._looking[error.culprit])
-            raise TooCostly(culprit) from error
+        looking = tuple(patterns[number] for number in self._looking)
+        with ThreadPoolExecutor(1) as beside:  # compiling takes a second and holds no lock
+            digits = beside.submit(engine_for, looking, cache, apart=apart) if looking else None
+            self._folds = engine_for(tuple(for_folds), cache, apart=apart)
+            try:
+                self._digits = digits.result() if digits is not None else None
+            except TooCostly as error:
+                culprit = None if error.culprit is None else self._numbers.index(self._looking[error.culprit])
+                raise TooCostly(culprit) from error
 
     def by_fold(self, folds: Sequence[bytes]) -> list[tuple[int, int, bool]]:
         """(fold, number, whether it matches every line of this fold) for what matches some line of it."""
