@@ -55,6 +55,9 @@ def test_a_start_is_over_when_rules_and_model_are_loaded_and_the_inputs_listen(s
     assert ready < started
     assert "rules, generation 1" in service.show("StatusText")
     assert "forward.1" in service.machine.run(f"{COMMAND} ctl status")
+    assert "forward" in service.machine.run(
+        "journalctl -u logclf-daemon LOGCLF_EVENT=ready -o cat --output-fields=LOGCLF_INPUTS"
+    )
 
 
 def test_it_is_ready_within_two_seconds(service: Service) -> None:

@@ -108,7 +108,7 @@ def harmless(text: str) -> str:
     type=click.Choice(["text", "json"]),
     default="text",
     show_default=True,
-    help="How events are written to standard error; text has priorities for the journal under systemd.",
+    help="How events are written to standard error; under systemd `text` goes to the journal, each fact a field.",
 )
 @click.version_option(__version__, prog_name="logclf-daemon")
 def main(debug: bool, log_format: str) -> None:

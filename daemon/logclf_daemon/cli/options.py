@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import json
 import logging
-import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, ClassVar, TypeVar
+from typing import Any, TypeVar
 
 import click
 
+from logclf_daemon import journal
 from logclf_daemon.config import DEFAULT_PATH, Config, load_config
 from logclf_daemon.events import LOGGER
 
@@ -59,23 +59,23 @@ def config_file(path: Path | None, *, flags_given: bool = False) -> Path | None:
 def log_to_stderr(level: int) -> None:
     """Events from this level on go to standard error; all of them with --debug."""
     context = click.get_current_context().find_root()
-    handler = logging.StreamHandler(sys.stderr)
-    # Under systemd the journal has the time and takes the priority from the prefix.
-    under_systemd = "JOURNAL_STREAM" in os.environ
+    handler: logging.Handler = logging.StreamHandler(sys.stderr)
     if context.params.get("log_format") == "json":
         handler.setFormatter(_Json())
+    elif journal.is_ours():  # it has the time, and takes each fact as a field
+        handler.setFormatter(_Prefixed())
+        handler = journal.JournalHandler(instead=handler)
     else:
-        plain = logging.Formatter("%(asctime)s %(levelname)s %(message)s")
-        handler.setFormatter(_Prefixed() if under_systemd else plain)
+        handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
     LOGGER.addHandler(handler)
     LOGGER.setLevel(logging.DEBUG if context.params.get("debug") else level)
 
 
 class _Prefixed(logging.Formatter):
-    PRIORITIES: ClassVar[dict[int, int]] = {logging.DEBUG: 7, logging.INFO: 6, logging.WARNING: 4, logging.ERROR: 3}
+    """The priority before the text, for what the journal reads from standard error."""
 
     def format(self, record: logging.LogRecord) -> str:
-        return f"<{self.PRIORITIES.get(record.levelno, 6)}>{super().format(record)}"
+        return f"<{journal.PRIORITIES.get(record.levelno, 6)}>{super().format(record)}"
 
 
 class _Json(logging.Formatter):
