@@ -1139,3 +1139,36 @@ def test_02_a_file_that_was_found_and_not_read_is_known_after_a_crash_wherever_i
         rig.settle_down()
 
         assert sorted(set(rig.lines)) == numbered(0, 20)
+
+
+def test_a_copy_with_the_inode_of_a_file_that_was_empty_is_not_that_file_rotated(tmp_path: Path) -> None:
+    """Its log was removed and made anew while nobody looked; what proves nothing must not bring a line twice."""
+    rig = Rig(tmp_path, paths=["a.log*"])
+    rig.write("a.log", b"")
+    rig.read()
+    rig.stop()
+    rig.path("a.log").rename(rig.path("a.log.1"))  # the inode is free, and goes to the copy
+    rig.write("a.log", b"one\n")
+    rig.write("a.log.1", b"one\n")
+    rig.start()
+
+    with rig:
+        rig.step(1.0)
+        os.truncate(rig.path("a.log"), 0)
+        rig.settle_down()
+
+        assert rig.lines == [b"one"]
+
+
+def test_a_file_that_was_empty_is_read_also_if_it_was_rotated_out_of_the_patterns(tmp_path: Path) -> None:
+    rig = Rig(tmp_path, paths=["a.log"])
+    rig.write("a.log", b"")
+    rig.read()
+    rig.stop()
+    rig.write("a.log", b"one\n")
+    rig.path("a.log").rename(rig.path("a.log.1"))
+    rig.write("a.log", b"two\n")
+    rig.start()
+
+    with rig:
+        assert sorted(rig.settle_down()) == [b"one", b"two"]

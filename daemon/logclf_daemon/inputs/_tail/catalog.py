@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Container
 
 from logclf_daemon.inputs._tail.filesystem import Filesystem
 from logclf_daemon.inputs._tail.globs import Globs, Seen
@@ -105,10 +105,10 @@ class Catalog:
         back = [
             self._return(identity, seen, now)
             for identity, seen in found.items()
-            if identity not in self.tails and self._orphans.lived_at(identity)
+            if identity not in self.tails and self._orphans.lived_at(identity, seen.paths)
         ]
         if not self.discovered:
-            self._resume_rotated(now)
+            self._resume_rotated(found, now)
         for returned in back:
             if returned is not None and not returned.stream.position:
                 self._wait_in_turn(returned, None, now)
@@ -132,12 +132,12 @@ class Catalog:
         path = stream.label if stream.label in seen.paths else seen.paths[0]
         return self._enter(identity, path, stream, seen.stat, now)
 
-    def _resume_rotated(self, now: float) -> None:
+    def _resume_rotated(self, found: Container[Identity], now: float) -> None:
         """Files rotated out of the patterns while nobody looked: their rest is read."""
         names: Names = {}
         for offset in self._loaded:
             home = Identity(offset.device, offset.inode)
-            if offset.finished or home in self.tails or not self._orphans.lived_at(home):
+            if offset.finished or home in self.tails or home in found or not self._orphans.lived_at(home):
                 continue
             seen = self._places.somewhere(offset.path, home, names)
             tail = self._return(home, seen, now) if seen is not None else None

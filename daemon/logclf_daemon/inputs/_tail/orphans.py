@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import OrderedDict, defaultdict
-from collections.abc import Iterable
+from collections.abc import Container, Iterable
 
 from logclf_daemon.inputs._tail.identity import NOWHERE, Identity, born, family
 from logclf_daemon.inputs._tail.readers import Reader
@@ -41,9 +41,16 @@ class Orphans:
         self._remove(stream)
         return stream
 
-    def lived_at(self, identity: Identity) -> bool:
-        """Whether there is a stream to be asked for by `returning`."""
-        return identity in self._homes
+    def lived_at(self, identity: Identity, paths: Container[bytes] | None = None) -> bool:
+        """Whether there is a stream to be asked for by `returning`, for a file that has one of these `paths`.
+
+        A stream of which nothing was read recognises any file, and another one may have its inode by now: only the
+        name can tell.
+        """
+        stream = self._homes.get(identity)
+        if stream is None:
+            return False
+        return paths is None or bool(stream.position or stream.replays) or stream.label in paths
 
     def adopt(self, identity: Identity, path: bytes, reader: Reader) -> Stream | None:
         """The stream that a new file is a copy of: same family, another name, and the very bytes that were read.
