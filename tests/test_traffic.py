@@ -7,7 +7,7 @@ import asyncio
 from doubles import FixedStage, cascade, rule
 from logclf_daemon.cascade import Cascade
 from logclf_daemon.metrics import value
-from logclf_daemon.traffic import MINUTES, Traffic
+from logclf_daemon.traffic import FEW, MINUTES, SETTLE_SECS, Traffic
 
 MODEL = {"disk": "Resource Usage"}
 
@@ -111,11 +111,28 @@ def test_verdicts_are_counted_when_somebody_looks_also_those_of_a_cascade_that_i
     assert value("logclf_verdicts_total", stage="model", label="Resource Usage") - before == 7
 
 
-def test_a_batch_adds_to_one_dict_and_what_came_before_is_worked_out_once_a_second() -> None:
+def test_a_batch_adds_to_one_dict_and_what_came_before_is_worked_out_every_few_seconds() -> None:
     tested, traffic, clock = watched()
     classify(tested, b"disk full")
-    clock.now += 2
+    clock.now += SETTLE_SECS + 1
 
     classify(tested, b"disk full")
 
     assert sum(traffic._pending.values()) == 1
+
+
+def test_a_look_at_full_load_counts_every_verdict_and_leaves_the_templates_for_later() -> None:
+    tested, traffic, clock = watched(limit=2 * FEW)
+    many = [f"word{'x' * number} hello".encode() for number in range(FEW + 1)]
+    none = {"stage": "none", "label": "Unclassified"}
+    before = value("logclf_verdicts_total", **none)
+    classify(tested, *many, *many)
+
+    assert value("logclf_verdicts_total", **none) - before == 2 * len(many)
+    assert not traffic._known.values()
+    clock.now += SETTLE_SECS + 1
+    classify(tested, b"disk full")
+
+    assert [seen.count for seen in traffic._known.values()] == [2] * len(many)
+    assert value("logclf_verdicts_total", **none) - before == 2 * len(many)
+    assert len(traffic) == len(many) + 1

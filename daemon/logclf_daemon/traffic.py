@@ -22,8 +22,9 @@ from logclf_daemon.record import Question, Verdict
 LIMIT = 4096  # up to twice as many templates are known, about a kilobyte each
 MINUTES = 60
 EXAMPLE_BYTES = 1000
-SETTLE_SECS = 1.0
+SETTLE_SECS = 5.0
 MAX_PENDING = 8192  # distinct answers
+FEW = 512  # distinct answers, settled in under a millisecond
 
 
 class Seen:
@@ -90,7 +91,7 @@ class Answered(Protocol):
 class Traffic:
     """The templates met lately, and the count of verdicts. Belongs to the loop that classifies.
 
-    A batch only adds to one dict, in C; what it means is worked out once a second, or when somebody looks.
+    A batch only adds to one dict, in C; what it means is worked out every few seconds, or when somebody looks.
     """
 
     def __init__(self, limit: int = LIMIT, clock: Callable[[], float] = time.time) -> None:
@@ -98,6 +99,7 @@ class Traffic:
         self._clock = clock
         self._turn = 0  # goes up when the older half is forgotten: then an answer's pointer is looked up anew
         self._pending: Counter[Answered | None] = Counter()
+        self._counted: list[Counter[Answered | None]] = []  # their verdicts are, their templates wait
         self._pending_since = self._last_at = clock()
         self._used: Counter[tuple[str, str]] = Counter()
         _ALIVE.add(self)
@@ -112,21 +114,53 @@ class Traffic:
     def add(self, answers: Iterable[Answered | None]) -> None:
         """The answers of a batch, one for each line; None for those that are not known yet."""
         now = self._clock()
-        if self._pending and (now - self._pending_since > SETTLE_SECS or len(self._pending) > MAX_PENDING):
+        if self._waiting and (now - self._pending_since > SETTLE_SECS or len(self._pending) > MAX_PENDING):
             self.settle()
-        if not self._pending:
+        if not self._waiting:
             self._pending_since = now
         self._last_at = now
         self._pending.update(answers)
 
+    @property
+    def _waiting(self) -> bool:
+        return bool(self._pending or self._counted)
+
+    def count(self) -> None:
+        """Count the verdicts of what was added; if it is much, leave its templates for later.
+
+        At full load those take longer than all else that a scrape asks for.
+        """
+        if len(self._pending) <= FEW:
+            self.settle()
+        else:
+            self._count()
+
     def settle(self) -> None:
         """Work out what was added."""
+        self._count()
+        counted, self._counted = self._counted, []
+        for answers in counted:
+            self._enter(answers)
+        if len(self._known.young) >= self._known.limit:
+            self._known.trim()
+            self._turn += 1
+
+    def _count(self) -> None:
+        if not self._pending:
+            return
         pending, self._pending = self._pending, Counter()
+        self._counted.append(pending)
         series: dict[Counted, int] = {}
         for answer, count in pending.items():
+            if answer is not None:
+                series[answer.series] = series.get(answer.series, 0) + count
+        for one, count in series.items():
+            one.inc(count)
+
+    def _enter(self, answers: Mapping[Answered | None, int]) -> None:
+        for answer, count in answers.items():
             if answer is None:
                 continue
-            series[answer.series] = series.get(answer.series, 0) + count
             seen = answer.seen
             if seen is None or seen.turn != self._turn:
                 if answer.question is None:
@@ -136,11 +170,6 @@ class Traffic:
             if answer.verdict.stage == "llm":
                 self._used[seen.template, seen.source] += count
             seen.add(count, self._last_at)
-        for one, count in series.items():
-            one.inc(count)
-        if len(self._known.young) >= self._known.limit:
-            self._known.trim()
-            self._turn += 1
 
     def take_used(self) -> Mapping[tuple[str, str], int]:
         """How many records each verdict of the LLM or a person answered since this was last asked."""
@@ -173,9 +202,9 @@ class Traffic:
 _ALIVE: WeakSet[Traffic] = WeakSet()
 
 
-def _settle_all() -> None:
+def _count_all() -> None:
     for traffic in list(_ALIVE):
-        traffic.settle()
+        traffic.count()
 
 
-before_collecting(_settle_all)
+before_collecting(_count_all)
