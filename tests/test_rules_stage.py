@@ -170,10 +170,12 @@ def test_without_hyperscan_the_other_engine_is_used(monkeypatch: pytest.MonkeyPa
     assert engines.engine_complaint(Pattern("a b")) is None
 
 
+@pytest.mark.parametrize("many", [engines.MANY, 1])
 def test_a_pattern_that_takes_for_ever_to_compile_is_refused_by_name(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, many: int
 ) -> None:
     monkeypatch.setattr(child, "ALONE_SECS", 1.0)
+    monkeypatch.setattr(engines, "MANY", many)
     bomb = "|".join(f"w{number}.{{0,900}}x{number}" for number in range(200))
     text = GOOD + f"  - {{id: bomb, label: Error, pattern: '{bomb}', examples: ['w1x1']}}\n"
 
@@ -206,6 +208,25 @@ def test_compiled_rules_are_kept_and_loaded_again(tmp_path: Path) -> None:
     assert first.hits([b"kept x"]) == again.hits([b"kept x"]) == [(0, 0, 6)]
     path.write_bytes(b"damaged")
     assert HyperscanEngine(patterns, tmp_path).hits([b"other"]) == [(0, 1, 5)]
+
+
+def test_many_patterns_are_compiled_in_halves_and_joined_later(tmp_path: Path) -> None:
+    patterns = tuple(Pattern(f"word{number}x") for number in range(engines.MANY + 1))
+    lines = [b"none", b"word7x word400x word6x", b"word0x"]
+    found = [(1, 6), (1, 7), (1, 400), (2, 0)]
+
+    halves = engines.engine_for(patterns, tmp_path)
+    assert isinstance(halves, engines.Halves)
+    assert [(at, number) for at, number, _ in halves.hits(lines)] == found
+    assert len(list(tmp_path.iterdir())) == 2
+
+    halves.join()
+    halves.join()
+    assert sorted(hit[:2] for hit in halves.hits(lines)) == found
+    assert len(list(tmp_path.iterdir())) == 3
+
+    engines.engine_for.cache_clear()
+    assert isinstance(engines.engine_for(patterns, tmp_path), HyperscanEngine)
 
 
 def test_lint_finds_what_is_odd() -> None:

@@ -65,6 +65,7 @@ class Service:
         self._started = time.monotonic()
         self._reload_asked = asyncio.Event()
         self._reloading = asyncio.Lock()
+        self._swapped = asyncio.Event()
 
     async def run(self) -> None:
         """Start, run, drain.
@@ -120,7 +121,7 @@ class Service:
                     self._watch_files(),
                     self._reloads(),
                     self._count_seen(),
-                    self._give_back(),
+                    self._settle(),
                     feed_watchdog(pipeline),
                 )
             ]
@@ -273,7 +274,6 @@ class Service:
             return str(error)
         self._swap(config, parts)
         notify("READY=1", f"STATUS={len(parts.rules)} rules, generation {self._number}")
-        await asyncio.to_thread(give_back)
         return None
 
     def _configured(self) -> Config:
@@ -285,6 +285,7 @@ class Service:
 
     def _swap(self, config: Config, parts: Parts) -> None:
         before, self._parts, self.config = self._parts, parts, config
+        self._swapped.set()
         self._number += 1
         if parts.llm is not before.llm:
             room, self._cascade.waiting = self._cascade.waiting, waiting_room(parts)
@@ -320,10 +321,14 @@ class Service:
             self._reviewed = reviewed
             self._swap(self.config, self._parts)
 
-    async def _give_back(self) -> None:
-        """What the start took and nobody needs any more, once the HTTP app is loaded too."""
-        await asyncio.sleep(SETTLED_SECS)
-        await asyncio.to_thread(give_back)
+    async def _settle(self) -> None:
+        """Once a start or reload is over: what was put off to be ready sooner, and memory nobody needs any more."""
+        while True:
+            self._swapped.clear()
+            await asyncio.sleep(SETTLED_SECS)
+            await asyncio.to_thread(self._parts.rules.join)
+            await asyncio.to_thread(give_back)
+            await self._swapped.wait()
 
     async def _count_seen(self) -> None:
         """Write down, every now and then, how often remembered verdicts were used."""

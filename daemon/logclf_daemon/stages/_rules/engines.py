@@ -10,6 +10,7 @@ import contextlib
 import os
 import threading
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import lru_cache
 from hashlib import sha256
@@ -29,6 +30,7 @@ except ImportError:  # no wheel for this platform
 
 __all__ = [
     "Engine",
+    "Halves",
     "HyperscanEngine",
     "Pattern",
     "Re2Engine",
@@ -38,6 +40,7 @@ __all__ = [
 ]
 
 MAX_CACHED = 16
+MANY = 400  # patterns: half a second to compile
 FILTERED_TOGETHER = 250  # patterns a filter of RE2: over 500 to 700 of them it does not compile
 
 
@@ -50,6 +53,9 @@ class Engine(Protocol):
         A pattern comes once a line, `end` without meaning; one that asked for `ends` comes with each place where a
         match of it ends.
         """
+
+    def join(self) -> None:
+        """Take the time to become faster, where that was put off to be ready sooner. For a thread beside."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,11 +109,53 @@ class HyperscanEngine:
             scan(line, on_match, 0, at, scratch)
         return found
 
+    def join(self) -> None:
+        pass
+
+
+class Halves:
+    """Many patterns as two databases, compiled side by side, until `join` makes one of them.
+
+    Compiling takes as long as there are patterns; but two scans of a line take a third longer than one.
+
+    Raises:
+        TooCostly: From the constructor.
+    """
+
+    def __init__(self, patterns: Sequence[Pattern], cache: Path | None = None, *, apart: bool = False) -> None:
+        self._patterns, self._cache, self._apart = patterns, cache, apart
+        with ThreadPoolExecutor(2) as beside:
+            halves = [beside.submit(HyperscanEngine, patterns[odd::2], cache, apart=apart) for odd in (0, 1)]
+        self._engines: list[HyperscanEngine] = []
+        for odd, half in enumerate(halves):
+            try:
+                self._engines.append(half.result())
+            except TooCostly as error:
+                raise TooCostly(None if error.culprit is None else 2 * error.culprit + odd) from error
+
+    def hits(self, lines: Sequence[bytes]) -> list[tuple[int, int, int]]:
+        engines = self._engines  # `join` replaces them in another thread
+        if len(engines) == 1:
+            return engines[0].hits(lines)
+        return sorted(
+            (at, 2 * number + odd, end) for odd, half in enumerate(engines) for at, number, end in half.hits(lines)
+        )
+
+    def join(self) -> None:
+        if len(self._engines) > 1:
+            with contextlib.suppress(hyperscan.error, ValueError, TooCostly):  # then it stays as it is
+                self._engines = [HyperscanEngine(self._patterns, self._cache, apart=self._apart)]
+
+
+def _place(patterns: Sequence[Pattern], cache: Path | None) -> Path | None:
+    """Where the database of these patterns is kept."""
+    name = sha256(repr((version("hyperscan"), list(patterns))).encode()).hexdigest()[:24]
+    return cache / f"rules-{name}.hsdb" if cache is not None else None
+
 
 def _cached(patterns: Sequence[Pattern], cache: Path | None, *, apart: bool) -> Any:
     """The database from the cache, or compiled and put there."""
-    name = sha256(repr((version("hyperscan"), list(patterns))).encode()).hexdigest()[:24]
-    path = cache / f"rules-{name}.hsdb" if cache is not None else None
+    path = _place(patterns, cache)
     if path is not None:
         with contextlib.suppress(OSError, hyperscan.error):  # absent, or of another processor: compile
             return _loaded(path.read_bytes())
@@ -177,6 +225,9 @@ class Re2Engine:
                     found.append((at, pattern, 0))
         return found
 
+    def join(self) -> None:
+        pass
+
     def _matched(self, line: bytes) -> set[int]:
         # hyperscan's $ stands before a last line end too, as in Perl.
         texts = (line, line[:-1]) if line.endswith(b"\n") else (line,)
@@ -203,7 +254,9 @@ def engine_for(patterns: tuple[Pattern, ...], cache: Path | None = None, *, apar
     """
     if hyperscan is None:
         return Re2Engine(patterns)
+    place = _place(patterns, cache)
+    several = len(patterns) > MANY and not (place is not None and place.exists())
     try:
-        return HyperscanEngine(patterns, cache, apart=apart)
+        return (Halves if several else HyperscanEngine)(patterns, cache, apart=apart)
     except hyperscan.error as error:
         raise ValueError(str(error)) from error
