@@ -11,7 +11,7 @@ Rows that other tests hold:
 | rules broken at a reload                     | test_daemon; ten thousand reloads: test_reload                       |
 | rotated and compressed while stopped         | test_tail, case 12                                                   |
 | clock jumps                                  | test_tail, case 19                                                   |
-| limits of the forward input one by one       | test_forward_input, S15 to S20; of the tailer: test_tail, case 17    |
+| limits of the forward input one by one       | test_forward_input_limits; of the tailer: test_tail, case 17         |
 | a database that is locked, foreign or newer  | test_state                                                           |
 
 The service manager's part (watchdog, memory limit) is tested where systemd runs.
