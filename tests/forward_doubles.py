@@ -1,4 +1,7 @@
-"""Both ends of a forward connection for tests: a served input with a scripted pipeline, and a bare sender."""
+"""Both ends of a forward connection for tests: a served input with a scripted pipeline, and a bare sender.
+
+S1 to S24 in the names of tests are the points of the conformance checklist for a server of the forward protocol.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the forward input accepts: messages and options of every form (S1-S5, S10, S11, S18 of the checklist)."""
+"""What the forward input accepts: messages and options of every form (S1-S5, S10, S11, S18)."""
 
 from __future__ import annotations
 
