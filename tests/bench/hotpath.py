@@ -21,7 +21,7 @@ from logclf_daemon.taxonomy import Taxonomy
 from logclf_daemon.template import FOLD, canonical, key, spell_kept
 from logclf_daemon.traffic import Answered, Traffic
 from measure import cpu_secs, table
-from traffic import entries, lines
+from traffic import access_log, entries, lines, packed
 
 RECORDS = 200_000
 
@@ -76,7 +76,18 @@ def whole_path() -> None:
         tested.close()
     cold = cpu_secs(lambda: asyncio.run(carry(cascade(50), chunks)), rounds=3)
     rows.append(("50 rules, cold cache", f"{RECORDS / cold / 1000:6.0f} k records/s   (with loading the rules)"))
+    rows += [_access_log(count) for count in (50, None)]
     table(f"decode -> verdict -> encode, {RECORDS // 1000} k records, warm", rows)
+
+
+def _access_log(count: int | None) -> tuple[str, str]:
+    chunks = packed(access_log(RECORDS))
+    tested = cascade(count)
+    asyncio.run(carry(tested, chunks))  # warm
+    secs = cpu_secs(partial(_run, tested, chunks), rounds=3)
+    name = f"{len(tested.generation.rules.rules)} rules, access log"  # type: ignore[attr-defined]
+    tested.close()
+    return name, f"{RECORDS / secs / 1000:6.0f} k records/s   {secs / RECORDS * 1e6:5.2f} us"
 
 
 def pieces() -> None:
