@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
 from conftest import REQUIRED
 from http_doubles import SmallHost
@@ -235,16 +236,22 @@ def test_a_rule_is_made_in_place(tmp_path: Path, page_of: Callable[..., Any]) ->
         until(page, "document.querySelectorAll('.template').length === 1")
         page.click("text=Make a rule")
         until(page, "document.getElementById('rule-pattern').value === 'beta beta alta'")
+        assert page.input_value("#rule-label") == ""  # it is Unclassified: nothing is suggested
+        page.click("#rule-cancel")
+        page.select_option(".template select", "Error")
+        page.click("text=Make a rule")
+        until(page, "document.getElementById('rule-pattern').value === 'beta beta alta'")
+        assert page.input_value("#rule-label") == "Error"
         page.fill("#rule-pattern", "(?=beta)")
         page.wait_for_selector("#rule-error:not([hidden])")
         page.fill("#rule-pattern", "beta .* alta")
         until(page, "document.getElementById('rule-matches').textContent.includes('template')")
-        page.select_option("#rule-label", "Workflow Error")
         kept(page, "rule")
         page.click("#rule-save")
         page.wait_for_selector("#rule", state="hidden")
 
-        assert "beta .* alta" in (tmp_path / "review.yaml").read_text()
+        (saved,) = yaml.safe_load((tmp_path / "review.yaml").read_text())["rules"]
+        assert (saved["pattern"], saved["label"]) == ("beta .* alta", "Error")
         assert served.host.reloads == 1
 
 

@@ -244,18 +244,20 @@ function sparkline(minutes) {
   return image;
 }
 
-function labelChoice(chosen) {
-  const choice = element("select", { "aria-label": "Label" });
-  if (!state.labels.some((label) => label.name === chosen)) choice.append(element("option", { value: "", textContent: "choose a label …" }));
-  for (const label of state.labels) choice.append(element("option", { value: label.name, textContent: label.name, title: label.description, selected: label.name === chosen }));
-  return choice;
+// The label is chosen when the options are in their list: an option that moves to another one forgets it.
+function offerLabels(choice, chosen) {
+  const known = state.labels.some((label) => label.name === chosen);
+  choice.replaceChildren(...state.labels.map((label) => element("option", { value: label.name, textContent: label.name, title: label.description })));
+  if (!known) choice.prepend(element("option", { value: "", textContent: "choose a label …" }));
+  choice.value = known ? chosen : "";
 }
 
 function keyOf(template) { return template.template + " " + template.source; }
 
 function makeRow(template) {
   const row = element("li", { class: "template" });
-  const choice = labelChoice(template.label);
+  const choice = element("select", { "aria-label": "Label" });
+  offerLabels(choice, template.label);
   const set = element("button", { type: "button", class: "set" });
   const rule = element("button", { type: "button", textContent: "Make a rule" });
   const words = () => { set.textContent = choice.value && choice.value === row.template.label ? "Accept" : "Set"; set.disabled = !choice.value; };
@@ -358,7 +360,7 @@ function ruleError(text) {
 
 async function propose(template, label) {
   ruleError("");
-  $("rule-label").replaceChildren(...labelChoice(label || template.label).children);
+  offerLabels($("rule-label"), label || template.label);
   $("rule-matches").replaceChildren();
   $("rule-pattern").value = $("rule-id").value = "";
   $("rule-example").value = template.example;
