@@ -209,6 +209,33 @@ def test_a_template_is_reviewed_in_place_by_keyboard(tmp_path: Path, page_of: Ca
         until(page, "document.querySelector('.template .tag')?.textContent === 'User Action'")
 
 
+def test_after_a_review_the_next_row_has_the_focus_and_nothing_moves_under_the_hand(
+    tmp_path: Path, page_of: Callable[..., Any]
+) -> None:
+    with Served(tmp_path) as served:
+        page = page_of(served)
+        page.fill("#filter", "alpha beta al")
+        until(page, "document.querySelectorAll('.template').length === 3")
+        assert page.inner_text("#review-note").startswith("3 of ")
+        page.select_option(".template >> nth=0 >> select", "Error")
+        page.focus(".template >> nth=0 >> .set")
+        assert "waits while you work in it" in page.inner_text("#held")
+        page.keyboard.press("Enter")
+
+        focused = "[...document.querySelectorAll('.template')].indexOf(document.activeElement.closest('.template'))"
+        until(page, f"{focused} === 1")
+        page.keyboard.press("E")  # the select of a row that nobody has labelled yet
+        page.keyboard.press("Tab")
+        page.keyboard.press("Enter")
+        until(page, f"{focused} === 2")
+        assert page.evaluate("document.querySelectorAll('.template').length") == 3
+        assert page.evaluate("document.querySelectorAll('.template.done').length") == 2
+        page.focus("#filter")
+        until(page, "document.querySelectorAll('.template').length === 1")
+        assert page.inner_text("#held") == ""
+        assert len(served.host.memory.listed(origin="human")) == 2
+
+
 def test_what_the_llm_said_is_accepted_with_one_click(tmp_path: Path, page_of: Callable[..., Any]) -> None:
     with Served(tmp_path) as served:
         (seen,) = (seen for seen in served.host.cascade.traffic.all() if seen.text == "gamma gamma alta")

@@ -3,7 +3,7 @@
 
 const LIVE_MS = 2000, LIST_MS = 4000, PAGE = 20;
 const $ = (id) => document.getElementById(id);
-const state = { kind: "open", order: "newest", limit: PAGE, labels: [], before: null, now: null, rows: new Map(), busy: new Set() };
+const state = { kind: "open", order: "newest", limit: PAGE, labels: [], before: null, now: null, rows: new Map() };
 
 // --- small tools ---------------------------------------------------------------------------------------------------
 
@@ -260,8 +260,7 @@ function makeRow(template) {
   offerLabels(choice, template.label);
   const set = element("button", { type: "button", class: "set" });
   const rule = element("button", { type: "button", textContent: "Make a rule" });
-  const words = () => { set.textContent = choice.value && choice.value === row.template.label ? "Accept" : "Set"; set.disabled = !choice.value; };
-  choice.addEventListener("change", words);
+  choice.addEventListener("change", () => nameSet(row));
   set.addEventListener("click", () => review(row, choice.value));
   rule.addEventListener("click", () => propose(row.template, choice.value));
   row.append(
@@ -271,8 +270,15 @@ function makeRow(template) {
     element("div", { class: "actions" }, choice, set, rule),
   );
   row.template = template;
-  words();
+  nameSet(row);
   return row;
+}
+
+function nameSet(row) {
+  const set = row.querySelector(".set"), label = row.querySelector("select").value;
+  const same = label === row.template.label, done = same && row.classList.contains("done");
+  set.textContent = done ? "Reviewed" : label && same ? "Accept" : "Set";
+  set.disabled = done || !label;
 }
 
 function fillRow(row, template) {
@@ -307,39 +313,58 @@ async function listOnce() {
   } catch { return; } // the pill at the top says that nothing answers
   const wanted = $("filter").value.toLowerCase();
   const fits = found.templates.filter((row) => !wanted || [row.example, row.label, row.source, row.template, row.rule || ""].some((text) => text.toLowerCase().includes(wanted)));
+  const box = $("templates"), held = beingWorkedIn();
   const rows = fits.map((template) => {
     const key = keyOf(template), row = state.rows.get(key) || makeRow(template);
     state.rows.set(key, row);
+    if (row.classList.contains("done") && !held) { row.classList.remove("done"); offerLabels(row.querySelector("select"), template.label); }
     if (!row.classList.contains("done")) fillRow(row, template);
     return row;
   });
-  const kept = new Set(rows);
-  for (const [key, row] of state.rows) if (!kept.has(row)) state.rows.delete(key);
-  const box = $("templates");
   // Rows stay in place while somebody works in one of them: nothing jumps away under the pointer.
-  if (!box.contains(document.activeElement) || box.children.length === 0) {
+  const kept = new Set(held ? [...rows, ...box.children] : rows);
+  for (const [key, row] of state.rows) if (!kept.has(row)) state.rows.delete(key);
+  if (!held) {
     if (rows.length !== box.children.length || rows.some((row, at) => box.children[at] !== row)) box.replaceChildren(...rows);
   }
-  $("nothing").hidden = rows.length > 0;
+  showHeld(rows.filter((row) => row.parentNode !== box).length);
+  $("nothing").hidden = box.children.length > 0;
   $("nothing").textContent = wanted ? "Nothing fits the filter." : state.kind === "all" ? "No line came by yet." : "Nothing to review: rules, memory and model are sure of everything that came by.";
-  $("review-note").textContent = found.total ? `${shown(Math.min(state.limit, found.total))} of ${shown(found.total)} templates` : "";
+  const looked = found.templates.length, all = found.total > looked ? `the first ${shown(looked)} of ${shown(found.total)}` : shown(looked);
+  $("review-note").textContent = wanted ? `${shown(rows.length)} of ${all} templates fit` : found.total ? `${shown(looked)} of ${shown(found.total)} templates` : "";
   $("more").hidden = found.total <= state.limit || state.limit >= 2000;
 }
 
+function beingWorkedIn() {
+  const box = $("templates");
+  return box !== document.activeElement && box.contains(document.activeElement);
+}
+
+function showHeld(newer) {
+  $("held").textContent = !beingWorkedIn() ? "" : "The list waits while you work in it" + (newer ? `; ${shown(newer)} more came.` : ".");
+}
+
 async function review(row, label) {
+  if (row.busy) return; // not a disabled button: that would lose the focus
+  row.busy = true;
   const { template, source } = row.template;
-  const buttons = row.querySelectorAll("button, select");
-  for (const button of buttons) button.disabled = true;
   try {
     await send("PUT", `/api/v1/verdicts/${template}`, { source, label });
     row.classList.add("done");
+    fillRow(row, { ...row.template, label, stage: "llm", confidence: 1 });
     toast(`From now on “${label}”, by your word.`);
-    document.activeElement.blur();
-    setTimeout(() => { row.classList.remove("done"); for (const button of buttons) button.disabled = false; list(); }, 2500);
-  } catch (error) {
-    for (const button of buttons) button.disabled = false;
-    toast(error.message);
-  }
+    if (document.activeElement === document.body || row.contains(document.activeElement)) goOn(row);
+    nameSet(row);
+  } catch (error) { toast(error.message); }
+  row.busy = false;
+}
+
+// The next row that waits for a word; after the last one the list may follow again.
+function goOn(row) {
+  let next = row.nextElementSibling;
+  while (next && next.classList.contains("done")) next = next.nextElementSibling;
+  if (next) (next.querySelector(".set:enabled") || next.querySelector("select")).focus();
+  else { $("templates").focus(); list(); }
 }
 
 // --- a rule --------------------------------------------------------------------------------------------------------
@@ -474,6 +499,7 @@ function wire() {
     state.limit = PAGE;
     list();
   });
+  $("templates").addEventListener("focusin", () => { if (!$("held").textContent) showHeld(0); });
   $("order").addEventListener("change", () => { state.order = $("order").value; list(); });
   $("filter").addEventListener("input", () => { if ($("filter").value) state.limit = 2000; list(); });
   $("more").addEventListener("click", () => { state.limit = Math.min(2000, state.limit * 4); list(); });
