@@ -32,7 +32,7 @@ HOSTILE = [
     "<img src=x onerror='window.pwned = 1'>",
     "\"><svg onload=window.pwned=1> ' onmouseover=window.pwned=1",
     "{{7*7}} ${7*7} javascript:window.pwned=1",
-    "\x1b[31mred\x1b[0m \u202egnp.exe \u0000 zero\u200bwidth",
+    "\x1b[31mred\x1b[0m \u202egnp.exe \u0000 zero\u200bwidth \u061c\u2028\u2029\xad\u180e\U000e0041",
     "x" * 5000,
 ]
 WORDS = [start + end for start in ("al", "be", "ga", "de") for end in ("pha", "ta", "mma", "lta", "psilon")]
@@ -45,6 +45,32 @@ FLAGS = [
     "--disable-component-update",
     "--disable-sync",
 ]
+# Text on what is behind it, as WCAG 2.1 counts (1.4.3: at least 4.5:1): `[text, contrast]` of each that is too faint.
+FAINT = """(() => {
+  const rgb = (color) => color.match(/[\\d.]+/g).map(Number);
+  const light = (color) => rgb(color).slice(0, 3)
+    .map((part) => part / 255).map((part) => part <= 0.04045 ? part / 12.92 : ((part + 0.055) / 1.055) ** 2.4)
+    .reduce((sum, part, at) => sum + part * [0.2126, 0.7152, 0.0722][at], 0);
+  const behind = (node) => {
+    for (; node; node = node.parentElement) {
+      const color = getComputedStyle(node).backgroundColor;
+      if ((rgb(color)[3] ?? 1) === 1) return light(color);
+    }
+  };
+  return [...document.querySelectorAll("body *")]
+    .filter((node) => node.checkVisibility() && !node.matches(":disabled, option, svg *"))
+    .filter((node) => [...node.childNodes].some((child) => child.nodeType === 3 && child.data.trim()))
+    .map((node) => [node.textContent, light(getComputedStyle(node).color), behind(node)])
+    .map(([text, one, other]) => [text, (Math.max(one, other) + 0.05) / (Math.min(one, other) + 0.05)])
+    .filter(([, contrast]) => contrast < 4.5);
+})()"""
+TAGS = """for (const name of ["l0", "l1", "l2", "l3", "l4", "l5", "l6", "l7", "l8", "l9", "none"]) {
+  const tag = document.createElement("span");
+  tag.className = "tag";
+  tag.textContent = name;
+  tag.style.color = `var(--${name})`;
+  document.querySelector("#review .section-head").append(tag);
+}"""
 SHOTS = os.environ.get("LOGCLF_TEST_SHOTS")
 
 
@@ -161,7 +187,7 @@ def kept(page: Any, name: str) -> None:
         page.screenshot(path=str(Path(SHOTS) / f"{name}.png"))
 
 
-@pytest.mark.parametrize(("width", "scheme"), [(1280, "light"), (1280, "dark"), (390, "light")])
+@pytest.mark.parametrize(("width", "scheme"), [(1280, "light"), (1280, "dark"), (360, "light")])
 def test_a_thousand_templates_and_hostile_lines_are_shown_as_text_under_load(
     tmp_path: Path, page_of: Callable[..., Any], width: int, scheme: str
 ) -> None:
@@ -182,11 +208,39 @@ def test_a_thousand_templates_and_hostile_lines_are_shown_as_text_under_load(
         until(page, "document.querySelectorAll('.template').length > 900")
 
         assert "\\x1b[31m" in shown and "\\x202e" in shown
+        assert "\\x61c\\x2028\\x2029\\xad\\x180e\\xe0041" in shown
         assert page.evaluate("window.pwned") is None
         assert page.evaluate("document.querySelectorAll('.template script, .template img').length") == 0
         assert page.evaluate("document.documentElement.scrollWidth") <= width
         paint = page.evaluate("performance.getEntriesByName('first-contentful-paint')[0].startTime")
         assert paint < 3000  # 0.4 s where the machine has nothing else to do
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_every_text_and_every_label_stands_out_from_what_is_behind_it(
+    tmp_path: Path, page_of: Callable[..., Any], scheme: str
+) -> None:
+    with Served(tmp_path) as served:
+        page = page_of(served, scheme=scheme)
+        page.wait_for_selector("#health.good")
+        page.click("[data-kind=all]")
+        page.wait_for_selector(".template")
+
+        page.evaluate(TAGS)
+
+        kept(page, f"tags-{scheme}")
+        assert page.evaluate(FAINT) == []
+
+
+def test_an_explained_line_without_a_space_does_not_widen_a_phone(tmp_path: Path, page_of: Callable[..., Any]) -> None:
+    with Served(tmp_path) as served:
+        page = page_of(served, width=360)
+        page.fill("#line", "w" * 300)
+        page.click("text=Explain >> nth=-1")
+        page.wait_for_selector("#explained code")
+        kept(page, "explained-360")
+
+        assert page.evaluate("document.documentElement.scrollWidth") == 360
 
 
 def test_a_template_is_reviewed_in_place_by_keyboard(tmp_path: Path, page_of: Callable[..., Any]) -> None:

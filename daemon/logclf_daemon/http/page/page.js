@@ -48,10 +48,10 @@ function size(bytes) {
   return (at ? bytes.toFixed(1) : Math.round(bytes)) + " " + units[at];
 }
 
-// Control characters and direction marks are shown as what they are.
+// Control characters, direction marks and what else takes no room or breaks the line are shown as what they are.
 function harmless(text) {
-  return text.replace(/[\u0000-\u0008\u000b-\u001f\u007f-\u009f\u200b-\u200f\u202a-\u202e\u2060-\u2069\ufeff]/g,
-    (letter) => "\\x" + letter.charCodeAt(0).toString(16).padStart(2, "0"));
+  return text.replace(/[\p{Cc}\p{Cf}\p{Cs}\p{Zl}\p{Zp}]/gu,
+    (letter) => letter === "\n" || letter === "\t" ? letter : "\\x" + letter.codePointAt(0).toString(16).padStart(2, "0"));
 }
 
 let toastTimer = 0;
@@ -94,7 +94,7 @@ async function ask(path, options = {}) {
     if (!answer.ok) {
       let detail = `${answer.status} ${answer.statusText}`;
       try { detail = (await answer.json()).detail || detail; } catch { /* no problem document: the status must do */ }
-      throw new Error(detail);
+      throw new Error(harmless(detail)); // it may name what was sent
     }
     return answer;
   }
@@ -469,7 +469,7 @@ async function label(file) {
     const link = element("a", { href: URL.createObjectURL(blob), download: file.name.replace(/\.csv$/i, "") + ".labelled.csv", textContent: "Save the labelled CSV" });
     box.replaceChildren(element("p", {}, link, element("span", { class: "quiet", textContent: ` ${size(blob.size)}, in ${span((performance.now() - started) / 1000)}` })));
     link.focus();
-  } catch (error) { box.replaceChildren(element("p", { class: "error", textContent: harmless(error.message) })); }
+  } catch (error) { box.replaceChildren(element("p", { class: "error", textContent: error.message })); }
 }
 
 // --- wiring --------------------------------------------------------------------------------------------------------
