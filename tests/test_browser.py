@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import os
+import re
 import threading
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,11 +16,17 @@ import pytest
 import yaml
 
 from conftest import REQUIRED
+from daemon_process import Daemon
 from http_doubles import SmallHost
 from logclf_daemon.config import HttpOptions
 from logclf_daemon.http.app import create_app
 from logclf_daemon.http.server import HttpServer
+from logclf_daemon.inputs.memory import MemoryInput
+from logclf_daemon.pipeline import Pipeline
 from logclf_daemon.record import Question, Verdict
+from logclf_daemon.stages.llm import LlmOptions, LlmStage
+from logclf_daemon.taxonomy import Taxonomy
+from logclf_daemon.telemetry import Running
 
 pytestmark = [
     pytest.mark.browser,
@@ -83,8 +91,9 @@ def odd_lines(count: int) -> list[str]:
 class Served:
     """An app in a thread of its own, with lines coming in all the time."""
 
-    def __init__(self, folder: Path, **http: Any) -> None:
+    def __init__(self, folder: Path, host: Callable[[Path], SmallHost] = SmallHost, **http: Any) -> None:
         self.folder = folder
+        self._host = host
         self._http = http
         self.contexts: list[Any] = []  # closed before the server stops: it is never asked while it goes away
         self._ready = threading.Event()
@@ -103,7 +112,7 @@ class Served:
 
     async def _run(self) -> None:
         self._loop = asyncio.get_running_loop()
-        self.host = SmallHost(self.folder)
+        self.host = self._host(self.folder)
         options = HttpOptions(listen="127.0.0.1:0", requests_per_sec=1000, **self._http)
         self.server = HttpServer(options, lambda: create_app(self.host, options))
         self.server.open()
@@ -150,26 +159,30 @@ def browser() -> Iterator[Any]:
 def page_of(browser: Any) -> Iterator[Callable[..., Any]]:
     """Opens a page, and fails afterwards if it complained or asked another host for anything."""
     complaints: list[str] = []
+    contexts: list[Any] = []
 
     def complain(said: Any) -> None:
         if said.type == "error" and "Failed to load resource" not in said.text:  # a refusal, which the page shows
             complaints.append(said.text)
 
-    def opened(served: Served, *, width: int = 1280, scheme: str = "light") -> Any:
+    def opened(served: Served | str, *, width: int = 1280, scheme: str = "light") -> Any:
+        url = served if isinstance(served, str) else served.url
         context = browser.new_context(viewport={"width": width, "height": 860}, color_scheme=scheme)
-        served.contexts.append(context)
+        (contexts if isinstance(served, str) else served.contexts).append(context)
         page = context.new_page()
         page.set_default_timeout(30_000)
         page.on("console", complain)
         page.on("pageerror", lambda error: complaints.append(str(error)))
         page.on(
             "request",
-            lambda sent: None if sent.url.startswith((served.url, "blob:", "data:")) else complaints.append(sent.url),
+            lambda sent: None if sent.url.startswith((url, "blob:", "data:")) else complaints.append(sent.url),
         )
-        page.goto(served.url)
+        page.goto(url)
         return page
 
     yield opened
+    for context in contexts:
+        context.close()
     assert complaints == []
 
 
@@ -356,6 +369,100 @@ def test_a_line_explains_itself_and_a_csv_comes_back(tmp_path: Path, page_of: Ca
         saved = Path(download.value.path()).read_text().splitlines()
         assert saved[0] == "source,log_message,target_label,confidence,stage,rule"
         assert saved[1].startswith("x,sshd: no,Security Alert,1,rules,")
+
+
+class Stuck(MemoryInput):
+    """An input with many troubles, one of them with seconds that count up."""
+
+    unread_secs = 3.0
+
+    def troubles(self) -> list[str]:
+        return [f"/var/log/{at}.log: permission denied for {time.monotonic():.3f} s" for at in range(300)]
+
+
+class StuckHost(SmallHost):
+    def running(self) -> Running:
+        pipeline = Pipeline([Stuck([], "stuck")], self.cascade, [self.slot])
+        return replace(super().running(), pipeline=pipeline)
+
+
+def test_of_many_troubles_five_are_shown_and_none_is_read_out_twice(tmp_path: Path, page_of: Callable[..., Any]) -> None:
+    with Served(tmp_path, StuckHost) as served:
+        page = page_of(served)
+        page.wait_for_selector("#health.bad")
+        until(page, "document.getElementById('alarm').textContent.includes('/var/log/4.log')")
+        page.evaluate(
+            """(() => {
+              window.said = [];
+              const observer = new MutationObserver((found) => window.said.push(...found.map((one) => one.target.id)));
+              for (const node of document.querySelectorAll("[role=alert], [role=status], [aria-live]"))
+                observer.observe(node, { childList: true, characterData: true, subtree: true });
+            })()"""
+        )
+        before = page.inner_text("#first-troubles p >> nth=0")
+        for _ in range(2):
+            with page.expect_response("**/api/v1/status"):
+                pass
+        until(page, f"document.querySelector('#first-troubles p').innerText !== {before!r}")
+
+        assert page.evaluate("window.said") == []
+        assert page.locator(".troubles p:visible").count() == 5
+        assert page.inner_text("#more-troubles summary") == "295 more"
+        kept(page, "troubles")
+        page.click("#more-troubles summary")
+        assert page.locator(".troubles p:visible").count() == 300
+
+
+class AskingHost(SmallHost):
+    """One whose LLM went away: nothing listens on port 9 here."""
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__(folder)
+        self.llm = LlmStage(LlmOptions(url="http://127.0.0.1:9"), Taxonomy())
+        self.llm.warm_up()
+
+    def running(self) -> Running:
+        running = super().running()
+        return replace(running, parts=replace(running.parts, llm=self.llm))
+
+    def close(self) -> None:
+        self.llm.close()
+        super().close()
+
+
+def test_the_breaker_of_the_llm_is_shown(tmp_path: Path, page_of: Callable[..., Any]) -> None:
+    with Served(tmp_path, AskingHost) as served:
+        page = page_of(served)
+        page.wait_for_selector("#flow li")
+
+        assert re.search(r"lines wait, breaker (half )?open", page.inner_text("#flow li:last-child"))
+
+
+def test_when_the_daemon_is_killed_the_page_says_of_when_its_numbers_are(
+    tmp_path: Path, page_of: Callable[..., Any]
+) -> None:
+    config = tmp_path / "config.yaml"
+    (tmp_path / "a.log").write_text("sshd[1]: Failed password for root from 10.0.0.9 port 22 ssh2\n")
+    config.write_text(
+        f"inputs: [{{type: files, paths: [{tmp_path}/a.log]}}]\n"
+        f"outputs: [{{type: jsonl, path: {tmp_path}/out}}]\n"
+        "model: {enabled: false}\nllm: {enabled: false}\nhttp: {listen: '127.0.0.1:0'}\n"
+    )
+    with Daemon("--config", str(config), environment={"STATE_DIRECTORY": str(tmp_path / "state")}) as daemon:
+        daemon.wait_for(lambda daemon: "url=http://127.0.0.1:" in daemon.said)
+        page = page_of(daemon.said.split("url=")[1].split()[0])
+        page.wait_for_selector("#health.good")
+        page.wait_for_selector("#tiles .tile")
+        assert page.is_hidden("#stale")
+
+        daemon.kill()
+        page.wait_for_selector("#stale")
+
+        said = r"All below is of \d+:\d\d:\d\d.*, \d+ s ago: the daemon does not answer\."
+        assert re.fullmatch(said, page.inner_text("#stale"))
+        assert page.inner_text("#health") == "no answer"
+        assert page.evaluate("getComputedStyle(document.getElementById('now')).opacity") == "0.5"
+        kept(page, "stale")
 
 
 def test_where_a_token_is_needed_the_page_asks_for_it(tmp_path: Path, page_of: Callable[..., Any]) -> None:

@@ -1,9 +1,9 @@
 // The live page. Log text is hostile: it only ever becomes the text of a node, never markup.
 "use strict";
 
-const LIVE_MS = 2000, LIST_MS = 4000, PAGE = 20;
+const LIVE_MS = 2000, LIST_MS = 4000, PAGE = 20, TROUBLES = 5;
 const $ = (id) => document.getElementById(id);
-const state = { kind: "open", order: "newest", limit: PAGE, labels: [], before: null, now: null, rows: new Map() };
+const state = { kind: "open", order: "newest", limit: PAGE, labels: [], before: null, now: null, heard: 0, alarm: "", rows: new Map() };
 
 // --- small tools ---------------------------------------------------------------------------------------------------
 
@@ -53,6 +53,9 @@ function harmless(text) {
   return text.replace(/[\p{Cc}\p{Cf}\p{Cs}\p{Zl}\p{Zp}]/gu,
     (letter) => letter === "\n" || letter === "\t" ? letter : "\\x" + letter.codePointAt(0).toString(16).padStart(2, "0"));
 }
+
+// Text that is written again is read out again.
+function say(node, text) { if (node.textContent !== text) node.textContent = text; }
 
 let toastTimer = 0;
 function toast(text) {
@@ -180,23 +183,46 @@ function showFlow() {
   }
   for (const [name, output] of Object.entries(now.outputs)) {
     const away = output.away_secs !== null;
-    rows.push(flowRow(name + " →", away ? `away for ${span(output.away_secs)}` : "takes records", away ? "bad" : "", `${shown(output.written)} delivered`));
+    rows.push(flowRow(name + " →", away ? `away for ${span(output.away_secs)}` : "takes records", away ? "bad" : "", 
+      `${shown(output.written)} delivered` + (output.error ? `; ${harmless(output.error)}` : "")));
   }
   const { llm } = now, off = llm.state === "off";
   const tone = off || llm.state === "unknown" ? "neutral" : llm.available ? "" : "warn";
-  rows.push(flowRow("LLM", llm.state.replace("_", " "), tone,
-    off ? "switched off" : `${llm.model}: ${shown(llm.questions)} questions queued, ${shown(llm.records_waiting)} lines wait` + (llm.available ? "" : "; not asked for now")));
+  rows.push(flowRow("LLM", llm.state.replace("_", " "), tone, off ? "switched off" :
+    `${llm.model}: ${shown(llm.questions)} questions queued, ${shown(llm.records_waiting)} lines wait, breaker ${llm.breaker.replace("_", " ")}` + (llm.available ? "" : "; not asked for now")));
   $("flow").replaceChildren(...rows);
 }
 
 function showHealth() {
   const { now } = state;
-  $("health").textContent = now.ready ? "ready" : "not ready";
+  say($("health"), now.ready ? "ready" : "not ready");
   $("health").className = "pill " + (now.ready ? "good" : "bad");
   $("about").textContent = `${now.version} · generation ${now.generation} · ${now.rules} rules · model ${now.model} · up ${span(now.uptime_secs)}`;
-  const lines = [...now.troubles.map((text) => [text, ""]), ...now.notes.map((text) => [text, "note"])];
-  $("troubles").replaceChildren(...lines.map(([text, tone]) => element("p", { class: tone, textContent: harmless(text) })));
+}
+
+function showTroubles() {
+  const { troubles, notes } = state.now;
+  const lines = [...troubles.map((text) => [text, ""]), ...notes.map((text) => [text, "note"])]
+    .map(([text, tone]) => element("p", { class: tone, textContent: harmless(text) }));
+  const first = lines.slice(0, TROUBLES), others = lines.slice(TROUBLES), more = others.length ? `${shown(others.length)} more` : "";
+  $("first-troubles").replaceChildren(...first);
+  $("other-troubles").replaceChildren(...others);
   $("troubles").hidden = !lines.length;
+  $("more-troubles").hidden = !more;
+  $("more-words").textContent = more;
+  // Read out when there is another one: seconds that count up are none.
+  const words = [...first.map((line) => line.textContent), more].join(" ").trim(), alarm = words.replace(/\d+/g, "");
+  if (alarm !== state.alarm) $("alarm").textContent = words;
+  state.alarm = alarm;
+}
+
+function showSilence(reason) {
+  say($("health"), "no answer");
+  $("health").className = "pill bad";
+  $("about").textContent = reason;
+  document.body.classList.toggle("stale", state.now !== null);
+  $("stale").hidden = state.now === null;
+  if (state.now) $("stale").textContent = `All below is of ${new Date(state.heard).toLocaleTimeString()}, ${span(Math.max(1, (Date.now() - state.heard) / 1000))} ago: the daemon does not answer.`;
 }
 
 function showChart(history) {
@@ -223,15 +249,14 @@ async function live() {
     state.labels = now.labels;
     state.before = state.now && state.now.at < now.at ? state.now : state.before;
     state.now = now;
-    showHealth(); showTiles(); showFlow(); showChart(history);
+    state.heard = Date.now();
+    document.body.classList.remove("stale");
+    $("stale").hidden = true;
+    showHealth(); showTroubles(); showTiles(); showFlow(); showChart(history);
     showBars($("labels"), "label", color);
     showBars($("stages"), "stage", (name) => STAGE_PAINT[name] || "var(--none)");
     for (const row of $("stages").children) if (row.dataset.name) row.children[1].textContent = STAGE_WORDS[row.dataset.name] || row.dataset.name;
-  } catch (error) {
-    $("health").textContent = "no answer";
-    $("health").className = "pill bad";
-    $("about").textContent = error.message;
-  }
+  } catch (error) { showSilence(error.message); }
 }
 
 // --- review --------------------------------------------------------------------------------------------------------
