@@ -386,7 +386,9 @@ class StuckHost(SmallHost):
         return replace(super().running(), pipeline=pipeline)
 
 
-def test_of_many_troubles_five_are_shown_and_none_is_read_out_twice(tmp_path: Path, page_of: Callable[..., Any]) -> None:
+def test_of_many_troubles_five_are_shown_and_none_is_read_out_twice(
+    tmp_path: Path, page_of: Callable[..., Any]
+) -> None:
     with Served(tmp_path, StuckHost) as served:
         page = page_of(served)
         page.wait_for_selector("#health.bad")
