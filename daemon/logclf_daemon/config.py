@@ -357,6 +357,11 @@ def _own_state() -> list[Path]:
         return []
 
 
+def saved_rules(state: Path) -> Path:
+    """Where rules that people save on the page go if no folder of `rules.paths` can be written: they count too."""
+    return state / "rules.d"
+
+
 def state_directory(options: StateOptions) -> Path:
     """The folder for `state.db` and `cache.db`, made if need be.
 

@@ -35,6 +35,10 @@ class ServiceUnavailable(LogclfError):
     exit_code = 69
 
 
+class NoRoom(ServiceUnavailable):
+    """The disk is full: it mends without us, so a daemon waits where a command gives up."""
+
+
 class StageError(LogclfError):
     """A stage could not answer this time. The cascade counts it and goes on: the record is never lost."""
 
