@@ -168,6 +168,20 @@ def test_a_mistake_is_named(tmp_path: Path, text: str, words: str) -> None:
     assert words in str(refused.value)
 
 
+def test_every_unknown_label_is_named_with_the_line_of_its_own_key(tmp_path: Path) -> None:
+    path = tmp_path / "config.yaml"
+    meanings = "    Error: {level: warn}\n    Erorr: {level: warn}\n    '{Outage}': {level: fatal}\n"
+    path.write_text(f"labels: {{Error: it failed, Rest: all else}}\nrecord:\n  meanings:\n{meanings}")
+
+    with pytest.raises(ConfigError) as refused:
+        load_config(path)
+
+    assert str(refused.value).splitlines() == [
+        f"{path}:5: record.meanings.Erorr: 'Erorr' is not a label; did you mean 'Error'?",
+        f"{path}:6: record.meanings.{{Outage}}: '{{Outage}}' is not a label; the labels are: Error, Rest",
+    ]
+
+
 def test_the_defaults_of_a_label_may_be_replaced() -> None:
     assert Enrichment(["otel"], {"Error": Meaning(level="warn")}).fields("Error", None)["severityNumber"] == 13
 

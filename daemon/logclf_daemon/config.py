@@ -11,7 +11,17 @@ from pathlib import Path
 from types import NoneType, UnionType
 from typing import TYPE_CHECKING, Annotated, Any, Literal, Self, Union, get_args, get_origin
 
-from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, SecretStr, field_validator, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    PrivateAttr,
+    SecretStr,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
+from pydantic_core import InitErrorDetails, PydanticCustomError
 
 from logclf_daemon.documents import Document, Place, load, parse, validated
 from logclf_daemon.enrichment import Meaning, Standard
@@ -133,9 +143,14 @@ class Config(_Section):
     @model_validator(mode="after")
     def _meanings_of_labels(self) -> Self:
         unknown = [label for label in self.record.meanings if label not in self.taxonomy]
-        if unknown:
-            raise ValueError(f"record.meanings: {unknown[0]!r} is not a label{self.taxonomy.suggestion(unknown[0])}")
+        if unknown:  # each at its own key, not at the top of the file
+            raise ValidationError.from_exception_data("Config", [self._no_label(label) for label in unknown])
         return self
+
+    def _no_label(self, label: str) -> InitErrorDetails:
+        words = {"label": repr(label), "hint": self.taxonomy.suggestion(label)}
+        kind = PydanticCustomError("unknown_label", "{label} is not a label{hint}", words)
+        return InitErrorDetails(type=kind, loc=("record", "meanings", label), input=label)
 
     @property
     def taxonomy(self) -> Taxonomy:
