@@ -34,6 +34,7 @@ from logclf_daemon.taxonomy import DEFAULT_LABELS, Taxonomy
 
 DEFAULT_PATH = Path("/etc/logclf/config.yaml")
 SYSTEM_STATE = Path("/var/lib/logclf-daemon")
+STATE_DIRECTORY: Place = ("state", "directory")
 CREDENTIALS = Path("/etc/logclf/credentials")  # what the unit's LoadCredential=logclf: takes
 
 
@@ -165,9 +166,13 @@ def located(config: Config, *section: str | int) -> Iterator[None]:
     except ConfigError as error:
         if not error.key:
             raise
-        place = (*section, *error.key)
-        where = f"{config._written.where(place)}: " if config._written is not None else ""
-        raise ConfigError(f"{where}{'.'.join(map(str, place))}: {error.text}") from error
+        raise ConfigError(f"{spot(config, (*section, *error.key))}: {error.text}") from error
+
+
+def spot(config: Config, place: Place) -> str:
+    """`file:line: key` of an option, or whatever gave it."""
+    where = f"{config._written.where(place)}: " if config._written is not None else ""
+    return where + ".".join(map(str, place))
 
 
 def with_defaults(config: Config) -> Config:
@@ -379,4 +384,5 @@ def state_directory(options: StateOptions) -> Path:
             continue
         if os.access(place, os.W_OK | os.X_OK):
             return place
-    raise ConfigError(f"state.directory: {places[-1]} cannot be written; create it or set another with --state-dir")
+    what = f"{places[-1]} cannot be written; create it or set another with --state-dir"
+    raise ConfigError(what, STATE_DIRECTORY) if options.directory else ConfigError(f"state.directory: {what}")
