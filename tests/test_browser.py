@@ -258,6 +258,7 @@ def test_a_line_explains_itself_and_a_csv_comes_back(tmp_path: Path, page_of: Ca
         page.click("text=Explain >> nth=-1")
         page.wait_for_selector(".verdict b")
         assert page.inner_text(".verdict b") == "Resource Usage"
+        assert page.inner_text(".record code").startswith('{"log":"<b>disk</b> 7 full","logclf":{"label":')
         page.check("#with-reasons")
         page.set_input_files("#file", str(table))
         page.wait_for_selector("#csv-result a")

@@ -115,6 +115,22 @@ def test_a_line_is_explained(tmp_path: Path) -> None:
     talk(tmp_path, conversation)
 
 
+def test_the_record_that_would_be_written_is_explained_with_its_standard_fields(tmp_path: Path) -> None:
+    host = SmallHost(tmp_path, record={"enrich": ["otel"], "message_keys": ["msg"], "field": "seen"})
+
+    async def conversation(asked: httpx.AsyncClient, _host: SmallHost) -> None:
+        found = (await asked.post("/api/v1/explain", json={"log_message": "sshd: no", "source": "app"})).json()
+
+        assert found["record"] == {
+            "msg": "sshd: no",
+            "severityNumber": 17,
+            "severityText": "ERROR",
+            "seen": {name: value for name, value in found["logclf"].items() if value is not None},
+        }
+
+    talk(tmp_path, conversation, host)
+
+
 # --- mistakes -------------------------------------------------------------------------------------------------------
 
 

@@ -427,6 +427,7 @@ async function explain(event) {
       element("p", { class: "verdict" }, label, element("span", { class: "tag", textContent: why }), element("span", { class: "quiet", textContent: verdict.confidence == null ? "" : `confidence ${verdict.confidence.toFixed(2)}` })),
       element("p", { class: "quiet" }, "template ", element("code", { textContent: harmless(found.template) })),
       element("table", { class: "steps" }, element("thead", {}, element("tr", {}, ...["stage", "says", "why", "took"].map((text) => element("th", { textContent: text })))), element("tbody", {}, ...rows)),
+      element("p", { class: "quiet record" }, "record ", element("code", { textContent: harmless(JSON.stringify(found.record)) })),
     );
   } catch (error) { box.replaceChildren(element("p", { class: "error", textContent: error.message })); }
 }
