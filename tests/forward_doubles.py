@@ -1,4 +1,7 @@
-"""Both ends of a forward connection for tests: a served input with a scripted pipeline, and a bare sender."""
+"""Both ends of a forward connection for tests: a served input with a scripted pipeline, and a bare sender.
+
+S1 to S24 in the names of tests are the points of the conformance checklist for a server of the forward protocol.
+"""
 
 from __future__ import annotations
 
@@ -12,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import msgpack
+import pytest
 
 from logclf_daemon.codec import encode_entries
 from logclf_daemon.inputs.forward import ForwardInput, ForwardInputOptions
@@ -23,6 +27,9 @@ DEADLINE_SECS = 45.0
 _numbers = itertools.count()
 
 EVENT_TIME = msgpack.ExtType(0, bytes.fromhex("68e7780000000005"))
+EXT8 = bytes.fromhex("c7080068e7780000000005")  # the same, with the longer of the two headers it may have
+CHUNK = "cGl4ZWxzLWFyZS1mdW4hIQ=="
+KEY = "sekret"
 RECORD = {"log": "hello"}
 
 
@@ -39,6 +46,26 @@ def forward(tag: str, count: int = 1, **options: object) -> bytes:
     """A Forward mode message of `count` records."""
     records = [[EVENT_TIME, {"log": f"line {number}"}] for number in range(count)]
     return pack([tag, records, options] if options else [tag, records])
+
+
+def message(time: bytes, record: object = None, options: object = None) -> bytes:
+    """A Message mode message: a single event."""
+    parts = [pack("t.msg"), time, pack({"log": "hello"} if record is None else record)]
+    if options is not None:
+        parts.append(pack(options))
+    return bytes((0x90 | len(parts),)) + b"".join(parts)
+
+
+def packed(payload: bytes, tag: str = "t.packed", **options: object) -> bytes:
+    """A PackedForward mode message."""
+    return pack([tag, payload, options] if options else [tag, payload])
+
+
+def zstd(data: bytes) -> bytes:
+    """Needs the extra `zstd`; the test is skipped without it."""
+    zstandard = pytest.importorskip("zstandard")
+    compressed: bytes = zstandard.ZstdCompressor().compress(data)
+    return compressed
 
 
 def ack(chunk: object) -> bytes:

@@ -1,4 +1,7 @@
-"""A tailer on real files with a clock that only a test moves."""
+"""A tailer on real files with a clock that only a test moves.
+
+The numbers in the names of tests are those of the cases that real tailers got wrong.
+"""
 
 from __future__ import annotations
 
@@ -11,6 +14,7 @@ from logclf_daemon.inputs._tail.filesystem import Filesystem
 from logclf_daemon.inputs._tail.framing import Frames
 from logclf_daemon.inputs._tail.settings import TailSettings
 from logclf_daemon.inputs._tail.tailer import Tailer
+from logclf_daemon.metrics import value
 from logclf_daemon.record import Batch, Outcome, Record
 from logclf_daemon.state import StateDb
 
@@ -119,6 +123,11 @@ class Rig:
             for record in batch.records
             if isinstance(record, Record)
         ]
+
+
+def troubles(what: str) -> float:
+    """How often it was counted, in the tests before too."""
+    return value("logclf_input_troubles_total", input="files", what=what)
 
 
 def lines_of(batches: list[Batch]) -> list[bytes]:

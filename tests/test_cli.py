@@ -192,6 +192,14 @@ def test_a_mistake_is_one_clear_line_and_an_exit_code(
     assert result.returncode == code
 
 
+@pytest.mark.parametrize("command", [("run",), ("csv", str(RESOURCES / "sample.csv")), ("explain", "x"), ("serve",)])
+def test_each_command_that_classifies_heeds_the_flags_of_the_cascade(command: tuple[str, ...]) -> None:
+    result = run(*command, "--rules", "/no/such", "--no-llm")
+
+    assert "command line: rules.paths.0: /no/such: no such rule file or folder" in errors(result)
+    assert result.returncode == 78
+
+
 def test_a_port_in_use_is_named(tmp_path: Path) -> None:
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))

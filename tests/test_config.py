@@ -4,12 +4,22 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import click
 import pytest
 from click.testing import CliRunner
 
 from logclf_daemon.build import build_parts
 from logclf_daemon.cli import main
-from logclf_daemon.config import Config, StateOptions, load_config, overridden, state_directory, with_defaults
+from logclf_daemon.cli.options import cascade_options
+from logclf_daemon.config import (
+    CascadeFlags,
+    Config,
+    StateOptions,
+    load_config,
+    overridden,
+    state_directory,
+    with_defaults,
+)
 from logclf_daemon.documents import parse
 from logclf_daemon.errors import ConfigError
 from logclf_daemon.resources import cache_directory
@@ -293,11 +303,27 @@ def test_a_path_that_cannot_be_opened_at_the_start_is_told_with_its_line(
     assert (found.exit_code, found.output.count("\n")) == (78, 1)
 
 
+def test_the_flags_of_the_cascade_come_to_a_command_as_one() -> None:
+    found = []
+
+    @click.command()
+    @cascade_options
+    def command(flags: CascadeFlags) -> None:
+        found.append(flags)
+
+    places = ("--rules", "a", "--rules", "b", "--state-dir", "s")
+    CliRunner().invoke(command, [*places, "--no-builtin-rules", "--llm", "--no-model"], catch_exceptions=False)
+    CliRunner().invoke(command, [], catch_exceptions=False)
+
+    given = CascadeFlags((Path("a"), Path("b")), builtin_rules=False, llm=True, model=False, state_dir=Path("s"))
+    assert found == [given, CascadeFlags()]
+
+
 def test_what_the_command_line_said_is_told_as_its_own(tmp_path: Path) -> None:
     path = tmp_path / "config.yaml"
     path.write_text("llm: {enabled: false}\nrules: {paths: []}\n")
 
-    config = overridden(load_config(path), rules_paths=[tmp_path / "none"])
+    config = overridden(load_config(path), CascadeFlags((tmp_path / "none",)))
 
     with pytest.raises(ConfigError, match=r"^command line: rules\.paths\.0: .*none: no such rule file or folder"):
         build_parts(config, None)

@@ -9,9 +9,9 @@ Rows that other tests hold:
 | Ollama: model missing, 503, cut, hanging     | test_daemon; its recovery by a probe: test_llm_stage                 |
 | model missing, corrupt or of a wrong shape   | at the start: test_cli, test_model_stage; at a reload: here          |
 | rules broken at a reload                     | test_daemon; ten thousand reloads: test_reload                       |
-| rotated and compressed while stopped         | test_tail, case 12                                                   |
-| clock jumps                                  | test_tail, case 19                                                   |
-| limits of the forward input one by one       | test_forward_input, S15 to S20; of the tailer: test_tail, case 17    |
+| rotated and compressed while stopped         | test_tail_lines, case 12                                             |
+| clock jumps                                  | test_tail_system, case 19                                            |
+| limits of the forward input one by one       | test_forward_input_limits; of the tailer: test_tail_system, case 17  |
 | a database that is locked, foreign or newer  | test_state                                                           |
 
 The service manager's part (watchdog, memory limit) is tested where systemd runs.

@@ -17,6 +17,7 @@ from logclf_daemon.inputs import files
 from logclf_daemon.inputs.files import FilesInput, FilesInputOptions
 from logclf_daemon.record import Batch, Outcome
 from logclf_daemon.state import StateDb
+from logclf_daemon.watch import Watcher
 from tail_doubles import lines_of, numbered, text
 
 
@@ -169,6 +170,8 @@ def test_a_slow_disk_does_not_hold_up_the_loop(tmp_path: Path) -> None:
 
 def test_a_disk_that_hangs_does_not_hold_up_the_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(files, "CLOSE_SECS", 0.2)
+    watcher = Watcher("files", lambda: None)
+    monkeypatch.setattr(files, "Watcher", lambda *_: watcher)
     (tmp_path / "a.log").write_bytes(b"one\n")
     held, release = threading.Event(), threading.Event()
 
@@ -178,9 +181,10 @@ def test_a_disk_that_hangs_does_not_hold_up_the_end(tmp_path: Path, monkeypatch:
             release.wait(45)
         return time.monotonic()
 
+    state = StateDb.open(tmp_path / "state")
+    source = FilesInput(options(tmp_path), state=state, clock=hanging_clock)
+
     async def check() -> float:
-        state = StateDb.open(tmp_path / "state")
-        source = FilesInput(options(tmp_path), state=state, clock=hanging_clock)
         await source.open()
         task = asyncio.create_task(source.run(Sink().emit))
         await until(held.is_set)
@@ -193,6 +197,8 @@ def test_a_disk_that_hangs_does_not_hold_up_the_end(tmp_path: Path, monkeypatch:
 
     took = asyncio.run(check())
     release.set()
+    source._thread.shutdown()
+    watcher.close()  # its threads would stay: the one that should have closed it hung
 
     assert took < 2 * 0.2 + 15.0
 

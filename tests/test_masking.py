@@ -51,11 +51,30 @@ def test_the_rest_stays(line: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "piece", ["password", "a-", "1:", "user=", "a@b.", "1 ", "://a:", "eyJaaaaaa.", "'=", "/home/"]
+    "piece",
+    [
+        "password",
+        "a",
+        "a-",
+        "1:",
+        "0f:",
+        "user=",
+        "a@b.",
+        "a@",
+        "1 ",
+        "://a:",
+        "eyJaaaaaa.",
+        "'=",
+        "/home/",
+        "for by ",
+        "ab1-",
+    ],
 )
 def test_a_hostile_line_is_cheap(piece: str) -> None:
-    started = time.process_time()
+    line, taken = piece.encode() * 500_000, []
+    for _ in range(3):
+        started = time.process_time()
+        assert len(masked(line)) <= 4 * MAX_CHARS
+        taken.append(time.process_time() - started)
 
-    assert len(masked(piece.encode() * 500_000)) <= 4 * MAX_CHARS
-
-    assert time.process_time() - started < 2
+    assert min(taken) < 0.02

@@ -20,8 +20,9 @@ from logclf_daemon import resources
 from logclf_daemon.errors import ConfigError
 from logclf_daemon.record import UNCLASSIFIED, Question
 from logclf_daemon.stages._model import folder, head
+from logclf_daemon.stages._model.encoders import Encoder
 from logclf_daemon.stages._model.features import char_buckets, word_buckets
-from logclf_daemon.stages._model.head import Head
+from logclf_daemon.stages._model.head import Floats, Head
 from logclf_daemon.stages.model import ModelOptions, ModelStage
 from logclf_daemon.template import canonical
 from model_doubles import LABELS, tiny_encoder, tiny_head, tiny_model, tiny_tokenizer, write_model
@@ -53,6 +54,36 @@ def test_an_unsure_answer_abstains_with_low_confidence_and_says_how_sure_it_was(
 
     assert verdict is not None
     assert (verdict.label, verdict.reason, verdict.confidence) == (UNCLASSIFIED, "low_confidence", 0.5)
+
+
+class Counting:
+    """An encoder that counts what it is asked."""
+
+    def __init__(self, encoder: Encoder) -> None:
+        self.encoder = encoder
+        self.asked: list[str] = []
+
+    def embed(self, text: str) -> Floats:
+        self.asked.append(text)
+        return self.encoder.embed(text)
+
+
+def test_a_text_is_judged_once_whatever_becomes_of_the_caches_before_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("logclf_daemon.stages.model.REMEMBERED", 2)
+    model = stage(tiny_model(tmp_path))
+    model._encoder = counting = Counting(model._encoder)
+    texts = [question(text) for text in ("started", "disk disk", "started")]
+
+    first = model.classify(texts)
+
+    assert model.classify(texts[::-1]) == first[::-1]
+    assert counting.asked == ["started", "disk disk"]
+    for number in range(5):
+        model.classify([question(f"failed {'failed ' * number}")])
+    model.classify(texts)
+    assert counting.asked[-2:] == ["started", "disk disk"]  # memory is bounded: forgotten by now
 
 
 def test_a_higher_error_rate_answers_more_and_one_answers_always(tmp_path: Path) -> None:
@@ -272,8 +303,8 @@ def test_an_answer_does_not_depend_on_what_else_is_asked(shipped: ModelStage) ->
 
     together = shipped.classify(questions)
 
-    assert together == [shipped.classify([one])[0] for one in questions]
-    assert together == shipped.classify(questions[::-1])[::-1]
+    assert together == [ModelStage(ModelOptions()).classify([one])[0] for one in questions]
+    assert together == ModelStage(ModelOptions()).classify(questions[::-1])[::-1]
 
 
 @given(text=st.text(max_size=400))

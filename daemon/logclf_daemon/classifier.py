@@ -90,18 +90,13 @@ class Classifier:
             ConfigError: Something cannot be used; the text says where, what and what to do.
         """
         from logclf_daemon.build import build_parts, cascade_of  # heavy: not before it is needed
-        from logclf_daemon.config import Config, load_config, overridden
+        from logclf_daemon.config import CascadeFlags, Config, load_config, overridden
 
         if not isinstance(config, Config):
             config = load_config(Path(config)) if config is not None else Config()
-        config = overridden(
-            config,
-            rules_paths=[Path(path) for path in rules],
-            builtin_rules=builtin_rules,
-            model=model,
-            llm=llm,
-            said_by="Classifier.load",
-        )
+        rules_paths = tuple(Path(path) for path in rules)
+        flags = CascadeFlags(rules_paths, builtin_rules, llm=llm, model=model)
+        config = overridden(config, flags, said_by="Classifier.load")
         parts = build_parts(config, _state(config))
         return cls(cascade_of(parts, patient=True), parts)
 

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass
 from difflib import get_close_matches
 from pathlib import Path
 from types import NoneType, UnionType
@@ -185,14 +186,21 @@ def with_defaults(config: Config) -> Config:
     return config.model_copy(update={name: getattr(Config.model_validate(missing), name) for name in missing})
 
 
+@dataclass(frozen=True, slots=True)
+class CascadeFlags:
+    """What a command line, or whoever calls, says of the cascade; None and no paths leave it to the configuration."""
+
+    rules_paths: tuple[Path, ...] = ()
+    builtin_rules: bool | None = None
+    llm: bool | None = None
+    model: bool | None = None
+    state_dir: Path | None = None
+
+
 def overridden(
     config: Config,
+    flags: CascadeFlags,
     *,
-    rules_paths: Sequence[Path] = (),
-    builtin_rules: bool | None = None,
-    llm: bool | None = None,
-    model: bool | None = None,
-    state_dir: Path | None = None,
     sections: dict[str, Any] | None = None,
     said_by: str = "command line",
 ) -> Config:
@@ -202,17 +210,17 @@ def overridden(
         ConfigError: What they say is none.
     """
     changes: dict[str, Any] = dict(sections or {})
-    if rules_paths or builtin_rules is not None:
+    if flags.rules_paths or flags.builtin_rules is not None:
         changes["rules"] = {
-            "paths": list(rules_paths) or list(config.rules.paths),
-            "builtin": config.rules.builtin if builtin_rules is None else builtin_rules,
+            "paths": list(flags.rules_paths) or list(config.rules.paths),
+            "builtin": config.rules.builtin if flags.builtin_rules is None else flags.builtin_rules,
         }
-    if llm is not None:
-        changes["llm"] = {**config.llm.model_dump(), "enabled": llm}
-    if model is not None:
-        changes["model"] = {**config.model.model_dump(), "enabled": model}
-    if state_dir is not None:
-        changes["state"] = {**config.state.model_dump(), "directory": state_dir}
+    if flags.llm is not None:
+        changes["llm"] = {**config.llm.model_dump(), "enabled": flags.llm}
+    if flags.model is not None:
+        changes["model"] = {**config.model.model_dump(), "enabled": flags.model}
+    if flags.state_dir is not None:
+        changes["state"] = {**config.state.model_dump(), "directory": flags.state_dir}
     parsed = validated(Config, Document(said_by, changes))
     found = config.model_copy(update={name: getattr(parsed, name) for name in changes})
     found._written = _said(config._written, changes, said_by)

@@ -1,7 +1,8 @@
 """Secrets and personal data taken out of a line that is kept for people to read.
 
-It is a net, not a promise: what looks like a secret, a name or an address is replaced by what it is. Every pattern is
-bounded, and a line is cut before it is looked at: hostile lines stay cheap.
+It is a net, not a promise: what looks like a secret, a name or an address is replaced by what it is. A line is cut
+before it is looked at, and a pattern begins with what is rare or is tried only where a word begins: hostile lines stay
+cheap.
 """
 
 from __future__ import annotations
@@ -21,14 +22,14 @@ _MASKS: tuple[tuple[re.Pattern[str], str], ...] = tuple(
     for pattern, words in (
         (r"-----BEGIN [A-Z ]{0,40}PRIVATE KEY-----.*", "<secret>"),
         (r"\b(bearer|basic|negotiate)\s{1,4}[\w.~+/=-]{6,}", r"\1 <secret>"),
-        (rf"([\w-]{{0,32}}{_SECRET_NAME}[\w-]{{0,32}}[\"']?\s{{0,4}}[=:]\s{{0,4}}){_VALUE}", r"\1<secret>"),
+        (rf"({_SECRET_NAME}[\w-]{{0,32}}[\"']?\s{{0,4}}[=:]\s{{0,4}}){_VALUE}", r"\1<secret>"),
         (r"://[^\s/@:]{1,100}:[^\s/@]{1,200}@", "://<user>:<secret>@"),
         (r"\beyJ[\w-]{6,}(?:\.[\w-]{2,}){1,2}", "<secret>"),
         (
             r"\b(?:AKIA|ASIA)[0-9A-Z]{12,}|\b(?:gh[pousr]_|glpat-|xox[abeprs]-|sk-|AIza|npm_|pypi-)[\w-]{10,}",
             "<secret>",
         ),
-        (r"[\w.+-]{1,64}@[\w-]{1,64}(?:\.[\w-]{1,64}){1,8}", "<e-mail>"),
+        (r"(?<![\w.+-])[\w.+-]++@[\w-]{1,64}(?:\.[\w-]{1,64}){1,8}", "<e-mail>"),
         (
             r"\b((?:e?uid|r?user(?:[_-]?name|[_-]?id)?|login|logname|account|acct|owner|sasl_username)[\"']?"
             rf"\s{{0,4}}[=:]\s{{0,4}}){_VALUE}",
@@ -44,7 +45,7 @@ _MASKS: tuple[tuple[re.Pattern[str], str], ...] = tuple(
         (r"(?<![\w:])(?:[0-9a-f]{1,4}:){3,7}[0-9a-f]{1,4}(?![\w:])", "<address>"),
         (r"(?<![\w:])(?:[0-9a-f]{1,4}:){0,6}[0-9a-f]{0,4}::(?:[0-9a-f]{1,4}:){0,6}[0-9a-f]{0,4}(?![\w:])", "<address>"),
         (r"(?<![\w.])\+?\d(?:[ -]?\d){12,18}(?![\w.])", "<number>"),
-        (r"(?<!\w)[0-9a-f]{32,}(?!\w)|(?<![\w+])(?=[\w+-]{0,200}\d)[\w+-]{40,}={0,2}", "<id>"),
+        (r"(?<!\w)[0-9a-f]{32,}(?!\w)|(?<![\w+-])(?=[\w+-]*\d)[\w+-]{40,}={0,2}", "<id>"),
     )
 )
 

@@ -37,6 +37,7 @@ class Seen:
         "example",
         "first_at",
         "last_at",
+        "masked",
         "source",
         "template",
         "text",
@@ -49,6 +50,7 @@ class Seen:
         self.source = question.source
         self.text = question.text[:EXAMPLE_BYTES]
         self.example = question.example[:EXAMPLE_BYTES]
+        self.masked: tuple[str, str] | None = None  # text and example for people: worked out when they are looked at
         self.verdict = verdict
         self.count = 0
         self.first_at = self.last_at = now

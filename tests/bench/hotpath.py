@@ -21,7 +21,7 @@ from logclf_daemon.taxonomy import Taxonomy
 from logclf_daemon.template import FOLD, canonical, key, spell_kept
 from logclf_daemon.traffic import Answered, Traffic
 from measure import cpu_secs, table
-from traffic import entries, lines
+from traffic import access_log, entries, lines, packed
 
 RECORDS = 200_000
 
@@ -76,7 +76,18 @@ def whole_path() -> None:
         tested.close()
     cold = cpu_secs(lambda: asyncio.run(carry(cascade(50), chunks)), rounds=3)
     rows.append(("50 rules, cold cache", f"{RECORDS / cold / 1000:6.0f} k records/s   (with loading the rules)"))
+    rows += [_access_log(count) for count in (50, None)]
     table(f"decode -> verdict -> encode, {RECORDS // 1000} k records, warm", rows)
+
+
+def _access_log(count: int | None) -> tuple[str, str]:
+    chunks = packed(access_log(RECORDS))
+    tested = cascade(count)
+    asyncio.run(carry(tested, chunks))  # warm
+    secs = cpu_secs(partial(_run, tested, chunks), rounds=3)
+    name = f"{len(tested.generation.rules.rules)} rules, access log"  # type: ignore[attr-defined]
+    tested.close()
+    return name, f"{RECORDS / secs / 1000:6.0f} k records/s   {secs / RECORDS * 1e6:5.2f} us"
 
 
 def pieces() -> None:
@@ -174,12 +185,13 @@ def model() -> None:
     texts = sorted({canonical(line) for line in lines(20_000)})
     usual = [text for text in texts if 12 <= len(text.split()) <= 18][:300]  # 20 to 30 word pieces
     questions = [Question(str(at), text, "app", b"") for at, text in enumerate(usual)]
-    secs = cpu_secs(lambda: stage.classify(questions), rounds=3)
+    secs = cpu_secs(lambda: [stage.probabilities(question.text) for question in questions], rounds=3)
     rows = [("templates of 20-30 word pieces, one at a time", f"{len(questions) / secs:6.0f} a second, one core")]
     flood = [f"{text} {'x' * at}".encode() for at, text in enumerate((usual * 7)[:2000])]
     for wait in (0.5, 5.0):
         rules = RuleSet(shipped_rules(50), cache_directory())
-        tested = Cascade(Generation(1, rules, [stage], Taxonomy()), local_wait_secs=wait)
+        fresh = ModelStage(ModelOptions())  # remembers nothing yet
+        tested = Cascade(Generation(1, rules, [fresh], Taxonomy()), local_wait_secs=wait)
         started = time.perf_counter()
         answers = asyncio.run(tested.classify("x", flood)).answers
         took = time.perf_counter() - started

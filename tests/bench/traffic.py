@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
 
@@ -29,6 +30,46 @@ def lines(count: int, templates: int = 2000) -> tuple[bytes, ...]:
     return tuple(_digits_changed(chosen.choice(variants[index]), chosen) for index in picked)
 
 
+_PARTS = (
+    "api",
+    "users",
+    "orders",
+    "cart",
+    "login",
+    "static",
+    "img",
+    "search",
+    "account",
+    "admin",
+    "reports",
+    "v1",
+    "v2",
+)
+_AGENTS = (
+    "Mozilla/5.0 (X11; Linux x86_64) AppleWebKit/537.36 (KHTML, like Gecko) Chrome/126.0.0.0 Safari/537.36",
+    "Mozilla/5.0 (iPhone; CPU iPhone OS 17_5 like Mac OS X) AppleWebKit/605.1.15",
+    "curl/8.5.0",
+    "kube-probe/1.29",
+)
+_STATUS = {200: 60, 201: 3, 204: 2, 301: 2, 304: 12, 400: 2, 401: 2, 403: 1, 404: 8, 429: 1, 500: 2, 502: 1, 503: 1}
+
+
+@cache
+def access_log(count: int) -> tuple[bytes, ...]:
+    """Lines of a web server: the hardest kind, for the numbers differ in length too and the status decides."""
+    chosen = random.Random(SEED)
+    paths = ["/" + "/".join(chosen.choices(_PARTS, k=chosen.randint(1, 4))) for _ in range(80)]
+    rows = []
+    for status in chosen.choices(list(_STATUS), list(_STATUS.values()), k=count):
+        client = ".".join(str(chosen.randint(1, 255)) for _ in range(4))
+        path = chosen.choice(paths) + (f"/{chosen.randint(1, 99_999)}" if chosen.random() < 0.5 else "")
+        rows.append(
+            f"{client} - - [28/Nov/2026:10:{chosen.randint(10, 59)}:{chosen.randint(10, 59)} +0000] "
+            f'"GET {path} HTTP/1.1" {status} {chosen.randint(0, 99_999)} "-" "{chosen.choice(_AGENTS)}"'.encode()
+        )
+    return tuple(rows)
+
+
 def _digits_changed(line: bytes, chosen: random.Random) -> bytes:
     """A third of the digits become others."""
     return bytes(
@@ -39,12 +80,16 @@ def _digits_changed(line: bytes, chosen: random.Random) -> bytes:
 @cache
 def entries(count: int, chunk: int = 1000) -> tuple[bytes, ...]:
     """Chunks of entries as a shipper sends them: `[[EventTime, {}], {"log": line, "host": …, "stream": …}]`."""
+    return packed(lines(count), chunk)
+
+
+def packed(rows: Sequence[bytes], chunk: int = 1000) -> tuple[bytes, ...]:
+    """The same of these lines."""
     chunks = []
-    rows = lines(count)
-    for start in range(0, count, chunk):
-        packed = [
+    for start in range(0, len(rows), chunk):
+        blob = [
             msgpack.packb([[TIME, {}], {"log": line.decode("utf-8", "replace"), "host": "web1", "stream": "stdout"}])
             for line in rows[start : start + chunk]
         ]
-        chunks.append(b"".join(packed))
+        chunks.append(b"".join(blob))
     return tuple(chunks)

@@ -18,6 +18,7 @@ from logclf_daemon.cli.run import run, sections_of
 from logclf_daemon.config import (
     DEFAULT_PATH,
     STATE_DIRECTORY,
+    CascadeFlags,
     Config,
     load_config,
     located,
@@ -126,7 +127,7 @@ def show(context: click.Context, /, as_json: bool, changed: bool, config_path: P
     named = {name: flags.pop(name) for name in ("tail", "forward", "journald", "from_stdin", "targets")}
     sections = sections_of(**named)
     path = config_file(config_path, flags_given=bool(sections))
-    effective = with_defaults(overridden(load_config(path), sections=sections, **flags))
+    effective = with_defaults(overridden(load_config(path), CascadeFlags(**flags), sections=sections))
     found = settings(effective, written(path), _given(context))
     shown = [setting for setting in found if not changed or setting.origin != "default"]
     if as_json:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from logclf_daemon.cli.options import base_config, cascade_options, config_option, log_to_stderr
-from logclf_daemon.config import Config, overridden, state_directory
+from logclf_daemon.config import CascadeFlags, Config, overridden, state_directory
 from logclf_daemon.errors import BadInput, ConfigError
 
 if TYPE_CHECKING:
@@ -53,11 +53,7 @@ def csv_command(
     source: str,
     target: str,
     config_path: Path | None,
-    rules_paths: tuple[Path, ...],
-    builtin_rules: bool | None,
-    llm: bool | None,
-    model: bool | None,
-    state_dir: Path | None,
+    flags: CascadeFlags,
     **given: Any,
 ) -> None:
     """Add the column target_label to a table with the columns source and log_message.
@@ -73,14 +69,7 @@ def csv_command(
     from logclf_daemon.cli.csv_run import labelled  # heavy: not needed for --help
 
     log_to_stderr(logging.WARNING)
-    config = overridden(
-        base_config(config_path),
-        rules_paths=rules_paths,
-        builtin_rules=builtin_rules,
-        llm=llm,
-        model=model,
-        state_dir=state_dir,
-    )
+    config = overridden(base_config(config_path), flags)
     order = _order(source, target, given)
     _tell(labelled(order, config, state_of(config)), order)
 

@@ -12,7 +12,7 @@ from typing import Any
 import click
 
 from logclf_daemon.cli.options import base_config, cascade_options, config_option, log_to_stderr
-from logclf_daemon.config import overridden
+from logclf_daemon.config import CascadeFlags, overridden
 
 SHOWN = 160  # characters of a text that may be of any length
 
@@ -28,11 +28,7 @@ def explain(
     source: str,
     as_json: bool,
     config_path: Path | None,
-    rules_paths: tuple[Path, ...],
-    builtin_rules: bool | None,
-    llm: bool | None,
-    model: bool | None,
-    state_dir: Path | None,
+    flags: CascadeFlags,
 ) -> None:
     """Show what each stage says of LINE (or of each line of standard input), why, how long it took, and the record.
 
@@ -45,14 +41,7 @@ def explain(
     from logclf_daemon.explained import explained
 
     log_to_stderr(logging.WARNING)
-    config = overridden(
-        base_config(config_path),
-        rules_paths=rules_paths,
-        builtin_rules=builtin_rules,
-        llm=llm,
-        model=model,
-        state_dir=state_dir,
-    )
+    config = overridden(base_config(config_path), flags)
     parts = build_parts(config, state_of(config))
     cascade = cascade_of(parts, patient=True)
     lines = (

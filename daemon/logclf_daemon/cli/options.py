@@ -6,13 +6,15 @@ import json
 import logging
 import sys
 from collections.abc import Callable
+from dataclasses import fields
+from functools import wraps
 from pathlib import Path
 from typing import Any, TypeVar
 
 import click
 
 from logclf_daemon import journal
-from logclf_daemon.config import DEFAULT_PATH, Config, load_config
+from logclf_daemon.config import DEFAULT_PATH, CascadeFlags, Config, load_config
 from logclf_daemon.events import LOGGER
 
 Command = TypeVar("Command", bound=Callable[..., Any])
@@ -29,8 +31,15 @@ def config_option(command: Command) -> Command:
     )(command)
 
 
-def cascade_options(command: Command) -> Command:
-    """The options that choose rules and LLM without a configuration file."""
+def cascade_options(command: Command) -> Callable[..., Any]:
+    """The options that choose rules and LLM without a configuration file; the command gets them as `flags`."""
+    names = [field.name for field in fields(CascadeFlags)]
+
+    @wraps(command)
+    def gathered(*args: Any, **options: Any) -> Any:
+        return command(*args, flags=CascadeFlags(**{name: options.pop(name) for name in names}), **options)
+
+    decorated: Callable[..., Any] = gathered
     for option in (
         click.option(
             "--rules", "rules_paths", multiple=True, type=click.Path(path_type=Path), help="Rule file or folder."
@@ -42,8 +51,8 @@ def cascade_options(command: Command) -> Command:
         click.option("--model/--no-model", default=None, help="Use the local model."),
         click.option("--state-dir", type=click.Path(path_type=Path, file_okay=False), help="Where state is kept."),
     ):
-        command = option(command)
-    return command
+        decorated = option(decorated)
+    return decorated
 
 
 def base_config(path: Path | None, *, flags_given: bool = False) -> Config:

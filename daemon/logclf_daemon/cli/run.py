@@ -10,7 +10,7 @@ from typing import Any
 import click
 
 from logclf_daemon.cli.options import base_config, cascade_options, config_option, log_to_stderr
-from logclf_daemon.config import Config, overridden, with_defaults
+from logclf_daemon.config import CascadeFlags, Config, overridden, with_defaults
 
 
 @click.command()
@@ -36,11 +36,7 @@ def run(
     from_stdin: bool,
     targets: tuple[str, ...],
     once: bool,
-    rules_paths: tuple[Path, ...],
-    builtin_rules: bool | None,
-    llm: bool | None,
-    model: bool | None,
-    state_dir: Path | None,
+    flags: CascadeFlags,
 ) -> None:
     """Watch files, read the journal or take the forward protocol, label each record and pass it on.
 
@@ -58,17 +54,7 @@ def run(
 
     def configured() -> Config:
         config = base_config(config_path, flags_given=bool(sections))
-        return with_defaults(
-            overridden(
-                config,
-                rules_paths=rules_paths,
-                builtin_rules=builtin_rules,
-                llm=llm,
-                model=model,
-                state_dir=state_dir,
-                sections=sections,
-            )
-        )
+        return with_defaults(overridden(config, flags, sections=sections))
 
     from logclf_daemon.heap import collect_seldom
     from logclf_daemon.service import Service  # heavy: not needed for --help

@@ -11,7 +11,7 @@ from pathlib import Path
 import click
 
 from logclf_daemon.cli.options import base_config, cascade_options, config_option, log_to_stderr
-from logclf_daemon.config import Config, located, overridden
+from logclf_daemon.config import CascadeFlags, Config, located, overridden
 
 DEFAULT_LISTEN = "127.0.0.1:24280"
 
@@ -25,11 +25,7 @@ def serve(
     listen: str | None,
     token_file: Path | None,
     config_path: Path | None,
-    rules_paths: tuple[Path, ...],
-    builtin_rules: bool | None,
-    llm: bool | None,
-    model: bool | None,
-    state_dir: Path | None,
+    flags: CascadeFlags,
 ) -> None:
     """Serve the HTTP API and the live page alone: label lines and CSV files, review verdicts.
 
@@ -42,19 +38,7 @@ def serve(
     http = config.http.model_dump() | {"listen": listen or config.http.listen or DEFAULT_LISTEN}
     if token_file is not None:
         http["token"] = token_file.read_text(encoding="utf-8").strip()
-    asyncio.run(
-        _served(
-            overridden(
-                config,
-                rules_paths=rules_paths,
-                builtin_rules=builtin_rules,
-                llm=llm,
-                model=model,
-                state_dir=state_dir,
-                sections={"http": http},
-            )
-        )
-    )
+    asyncio.run(_served(overridden(config, flags, sections={"http": http})))
 
 
 async def _served(config: Config) -> None:

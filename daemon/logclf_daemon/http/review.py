@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Annotated, Any, Literal
 
@@ -42,7 +43,9 @@ def router() -> APIRouter:
         """Templates met lately; `open` are those that are Unclassified or were decided by the LLM and by no person."""
         found = [seen for seen in now.cascade.traffic.all() if _fits(seen, kind)]
         found.sort(key=_ORDERS[order], reverse=True)
-        return {"templates": [_row(seen) for seen in found[:limit]], "total": len(found)}
+        shown = found[:limit]
+        await asyncio.to_thread(_mask, shown)  # some milliseconds for a page of new ones: records do not wait for that
+        return {"templates": [_row(seen) for seen in shown], "total": len(found)}
 
     @routes.get("/verdicts", response_model=schemas.VerdictList, responses=responses(409, 503))
     async def verdicts(
@@ -143,13 +146,21 @@ def _fits(seen: Seen, kind: str) -> bool:
     return kind == "all" or seen.verdict.abstained or (seen.verdict.stage == "llm" and seen.verdict.confidence != SURE)
 
 
+def _mask(rows: Sequence[Seen]) -> None:
+    for seen in rows:
+        if seen.masked is None:
+            seen.masked = masked(seen.text), masked(seen.example)
+
+
 def _row(seen: Seen) -> schemas.TemplateRow:
     verdict = seen.verdict
+    assert seen.masked is not None
+    text, example = seen.masked
     return schemas.TemplateRow(
         template=seen.template,
         source=seen.source,
-        text=masked(seen.text),
-        example=masked(seen.example),
+        text=text,
+        example=example,
         count=seen.count,
         minutes=seen.minutes(time.time()),
         first_at=seen.first_at,

@@ -13,6 +13,7 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict, Field
 
 from logclf_daemon import resources
+from logclf_daemon.cache import TwoGenerations
 from logclf_daemon.errors import ConfigError, StageError
 from logclf_daemon.record import Question, Verdict, abstention
 from logclf_daemon.stages._model import folder, head
@@ -20,6 +21,7 @@ from logclf_daemon.stages._model.encoders import Encoder, OnnxEncoder, SentenceT
 from logclf_daemon.stages._model.folder import WHAT_TO_DO, ModelFolder, Runtime
 
 BUILTIN = "default"
+REMEMBERED = 8192  # texts a generation of the cache, half a kilobyte each
 LEANS = 0.5  # the confidence from which an unsure answer is more than noise
 
 
@@ -52,7 +54,10 @@ class ModelOptions(BaseModel):
 
 
 class ModelStage:
-    """Answers by the local model. Immutable after construction.
+    """Answers by the local model. Immutable after construction, but for what it remembers of its own answers.
+
+    A text costs a millisecond, and each save of a rule empties the caches before this stage: without a memory of its
+    own a busy daemon would then spend seconds on texts it has judged before.
 
     Raises:
         ConfigError: From the constructor: the folder is missing, damaged or made for something else.
@@ -70,6 +75,7 @@ class ModelStage:
         self.path, self.config, self.digest = loaded.path, loaded.config, loaded.digest
         self.labels = loaded.config.labels
         self._encoder = _encoder(loaded, options.runtime)
+        self._answered: TwoGenerations[str, Verdict] = TwoGenerations(REMEMBERED)
         try:
             self._head = head.read(
                 loaded.files[folder.HEAD],
@@ -93,7 +99,14 @@ class ModelStage:
 
     def classify(self, questions: Sequence[Question]) -> list[Verdict | None]:
         """One verdict for each question, in order; unsure ones abstain with `low_confidence`."""
-        return [self._verdict(question.text) for question in questions]
+        answers: list[Verdict | None] = []
+        for question in questions:
+            verdict = self._answered.find(question.text)
+            if verdict is None:
+                verdict = self._answered.young[question.text] = self._verdict(question.text)
+            answers.append(verdict)
+        self._answered.trim()
+        return answers
 
     def probabilities(self, text: str) -> dict[str, float]:
         """How likely each label is, for a canonical text.
