@@ -221,23 +221,33 @@ def build_pipeline(
         with located(config, "outputs", at):
             output = OUTPUTS[kind].create(options, f"{kind}.{at}", services)
         outputs.append(OutputSlot(output, required=getattr(options, "required", True)))
-    dead_letter = None
-    if config.delivery.dead_letter is not None:
-        path = str(config.delivery.dead_letter)
-        dead_letter = JsonlOutput(JsonlOutputOptions(type="jsonl", path=path), "dead_letter")
     return Pipeline(
         inputs,
         cascade,
         outputs,
         max_in_flight=config.delivery.max_in_flight,
         drain_secs=config.delivery.drain_secs,
-        dead_letter=dead_letter,
+        dead_letter=dead_letter_of(config),
         parts=state,
     )
 
 
+def dead_letter_of(config: Config) -> JsonlOutput | None:
+    """Where records go that an output refused for good, if that is wanted.
+
+    Raises:
+        ConfigError: It can never be a file.
+    """
+    if config.delivery.dead_letter is None:
+        return None
+    options = JsonlOutputOptions(type="jsonl", path=str(config.delivery.dead_letter))
+    with located(config, "delivery"):
+        return JsonlOutput(options, "dead_letter", key="dead_letter")
+
+
 def open_state(config: Config) -> tuple[Path, StateDb | None]:
     """The state folder, and `state.db` where an input keeps positions."""
-    directory = state_directory(config.state)
+    with located(config):
+        directory = state_directory(config.state)
     keeps = any("state" in INPUTS[options.type].needs for options in config.inputs)  # type: ignore[attr-defined]
     return directory, StateDb.open(directory, on_lost_state=config.state.on_lost_state) if keeps else None

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 
 class LogclfError(Exception):
     """Anything a person can act on: the text says where, what and what to do."""
@@ -21,6 +24,17 @@ class ConfigError(LogclfError):
         super().__init__(f"{'.'.join(map(str, key))}: {text}" if key else text)
         self.text = text
         self.key = key
+
+
+@contextmanager
+def inside(*section: str | int) -> Iterator[None]:
+    """A mistake of a part: its option is one of this section of the configuration."""
+    try:
+        yield
+    except ConfigError as error:
+        if not error.key:
+            raise
+        raise ConfigError(error.text, (*section, *error.key)) from error
 
 
 class BadInput(LogclfError):

@@ -100,9 +100,9 @@ class Service:
         self._http = HttpServer(self.config.http, self._http_app) if self.config.http.listen is not None else None
         try:
             self._pipeline = build_pipeline(self.config, self._cascade, state, once=self._once, sockets=sockets)
-            await self._pipeline.open()
-            if self._http is not None:
-                with located(self.config):
+            with located(self.config):
+                await self._pipeline.open()
+                if self._http is not None:
                     self._http.open()
             if not self._once:
                 await control.open()
