@@ -31,7 +31,9 @@ function shown(number) {
   return number.toFixed(1);
 }
 
-function many(number, word) { return `${shown(number)} ${word}${number === 1 ? "" : "s"}`; }
+function word(number, one) { return number === 1 ? one : one + "s"; }
+
+function many(number, one) { return `${shown(number)} ${word(number, one)}`; }
 
 function span(secs) {
   if (secs < 1) return "now";
@@ -137,12 +139,12 @@ function showTiles() {
   const share = (stage) => all ? (100 * (stages.get(stage) || 0) / all).toFixed(1) + " %" : "–";
   const lag = Math.max(0, ...Object.values(now.inputs).map((input) => input.lag_secs));
   $("tiles").replaceChildren(
-    tile("lines a second", shown(rate)),
-    tile("lines since the start", shown(all)),
+    tile(word(rate, "line") + " a second", shown(rate)),
+    tile(word(all, "line") + " since the start", shown(all)),
     tile("decided by rules", share("rules")),
     tile("Unclassified", share("none")),
     tile("behind", Object.keys(now.inputs).length ? (lag < 1 ? "< 1 s" : span(lag)) : "–", lag > 60 ? "bad" : lag > 5 ? "warn" : ""),
-    tile("templates known", shown(now.templates)),
+    tile(word(now.templates, "template") + " known", shown(now.templates)),
   );
 }
 
@@ -188,8 +190,9 @@ function showFlow() {
   }
   const { llm } = now, off = llm.state === "off";
   const tone = off || llm.state === "unknown" ? "neutral" : llm.available ? "" : "warn";
+  const breaker = llm.breaker ? `, breaker ${llm.breaker.replace("_", " ")}` + (llm.available ? "" : "; not asked for now") : "";
   rows.push(flowRow("LLM", llm.state.replace("_", " "), tone, off ? "switched off" :
-    `${llm.model}: ${shown(llm.questions)} questions queued, ${shown(llm.records_waiting)} lines wait, breaker ${llm.breaker.replace("_", " ")}` + (llm.available ? "" : "; not asked for now")));
+    `${llm.model}: ${many(llm.questions, "question")} queued, ${many(llm.records_waiting, "line")} ${llm.records_waiting === 1 ? "waits" : "wait"}${breaker}`));
   $("flow").replaceChildren(...rows);
 }
 
@@ -197,7 +200,7 @@ function showHealth() {
   const { now } = state;
   say($("health"), now.ready ? "ready" : "not ready");
   $("health").className = "pill " + (now.ready ? "good" : "bad");
-  $("about").textContent = `${now.version} · generation ${now.generation} · ${now.rules} rules · model ${now.model} · up ${span(now.uptime_secs)}`;
+  $("about").textContent = `${now.version} · generation ${now.generation} · ${many(now.rules, "rule")} · model ${now.model} · up ${span(now.uptime_secs)}`;
 }
 
 function showTroubles() {
@@ -355,8 +358,9 @@ async function listOnce() {
   showHeld(rows.filter((row) => row.parentNode !== box).length);
   $("nothing").hidden = box.children.length > 0;
   $("nothing").textContent = wanted ? "Nothing fits the filter." : state.kind === "all" ? "No line came by yet." : "Nothing to review: rules, memory and model are sure of everything that came by.";
-  const looked = found.templates.length, all = found.total > looked ? `the first ${shown(looked)} of ${shown(found.total)}` : shown(looked);
-  $("review-note").textContent = wanted ? `${shown(rows.length)} of ${all} templates fit` : found.total ? `${shown(looked)} of ${shown(found.total)} templates` : "";
+  const looked = Math.min(state.limit, found.total), all = many(found.total, "template");
+  const among = found.total > looked ? `the first ${shown(looked)} of ${all}` : all;
+  $("review-note").textContent = wanted ? `${shown(rows.length)} of ${among} fit` : found.total ? `${shown(looked)} of ${all}` : "";
   $("more").hidden = found.total <= state.limit || state.limit >= 2000;
 }
 
@@ -477,6 +481,7 @@ async function explain(event) {
       element("p", { class: "verdict" }, label, element("span", { class: "tag", textContent: why }), element("span", { class: "quiet", textContent: verdict.confidence == null ? "" : `confidence ${verdict.confidence.toFixed(2)}` })),
       element("p", { class: "quiet" }, "template ", element("code", { textContent: harmless(found.template) })),
       element("table", { class: "steps" }, element("thead", {}, element("tr", {}, ...["stage", "says", "why", "took"].map((text) => element("th", { textContent: text })))), element("tbody", {}, ...rows)),
+      element("p", { class: "quiet record" }, "record ", element("code", { textContent: harmless(JSON.stringify(found.record)) })),
     );
   } catch (error) { box.replaceChildren(element("p", { class: "error", textContent: error.message })); }
 }
