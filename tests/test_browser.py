@@ -18,7 +18,7 @@ import yaml
 from conftest import REQUIRED
 from daemon_process import Daemon
 from http_doubles import SmallHost
-from logclf_daemon.config import HttpOptions
+from logclf_daemon.config import Config, HttpOptions
 from logclf_daemon.http.app import create_app
 from logclf_daemon.http.server import HttpServer
 from logclf_daemon.inputs.memory import MemoryInput
@@ -336,6 +336,7 @@ def test_a_rule_is_made_in_place(tmp_path: Path, page_of: Callable[..., Any]) ->
         page.click("text=Make a rule")
         until(page, "document.getElementById('rule-pattern').value === 'beta beta alta'")
         assert page.input_value("#rule-label") == "Error"
+        assert page.inner_text("#rule-place") == f"It is saved to {tmp_path}."
         page.fill("#rule-pattern", "(?=beta)")
         page.wait_for_selector("#rule-error:not([hidden])")
         page.fill("#rule-pattern", "beta .* alta")
@@ -370,6 +371,28 @@ def test_a_line_explains_itself_and_a_csv_comes_back(tmp_path: Path, page_of: Ca
         saved = Path(download.value.path()).read_text().splitlines()
         assert saved[0] == "source,log_message,target_label,confidence,stage,rule"
         assert saved[1].startswith("x,sshd: no,Security Alert,1,rules,")
+
+
+def test_a_table_with_other_columns_is_labelled_too(tmp_path: Path, page_of: Callable[..., Any]) -> None:
+    table = tmp_path / "a.csv"
+    table.write_text("host,text,target_label\nx,sshd: no,Error\n")
+    with Served(tmp_path) as served:
+        page = page_of(served)
+        page.wait_for_selector("#health.good")
+        page.set_input_files("#file", str(table))
+        page.wait_for_selector("#csv-result .error")
+        page.wait_for_selector("#columns[open]")
+        page.fill("#source_column", "host")
+        page.fill("#message_column", "text")
+        page.fill("#label_column", "ours")
+        page.set_input_files("#file", str(table))
+        page.wait_for_selector("#csv-result a")
+        kept(page, "columns")
+        with page.expect_download() as download:
+            page.click("#csv-result a")
+
+        saved = Path(download.value.path()).read_text().splitlines()
+        assert saved == ["host,text,target_label,ours", "x,sshd: no,Error,Security Alert"]
 
 
 class Stuck(MemoryInput):
@@ -496,6 +519,66 @@ def test_where_a_token_is_needed_the_page_asks_for_it(tmp_path: Path, page_of: C
         page.fill("#token", "s3cret")
         page.click("text=Go on")
         page.wait_for_selector("#health.good")
+        page.click("#metrics")
+        page.wait_for_url("blob:**")
+
+        assert "logclf_ready" in page.inner_text("body")
+
+
+def test_a_wrong_token_is_refused_with_words_and_a_dialog_that_was_closed_stays_closed(
+    tmp_path: Path, page_of: Callable[..., Any]
+) -> None:
+    with Served(tmp_path, token="s3cret") as served:
+        page = page_of(served)
+        page.wait_for_selector("#ask-token[open]")
+        assert page.is_hidden("#token-error")
+        page.fill("#token", "wrong")
+        page.click("text=Go on")
+        page.wait_for_selector("#token-error:not([hidden])")
+        page.keyboard.press("Escape")
+        page.wait_for_selector("#give-token:not([hidden])")
+        for _ in range(2):
+            with page.expect_response("**/api/v1/status"):
+                pass
+        assert page.is_hidden("#ask-token")
+        assert page.inner_text("#health") == "locked"
+        page.click("#give-token")
+        page.fill("#token", "s3cret")
+        page.click("text=Go on")
+        page.wait_for_selector("#health.good")
+
+        assert page.is_hidden("#give-token")
+
+
+def test_where_review_is_off_there_is_nothing_to_review_with(tmp_path: Path, page_of: Callable[..., Any]) -> None:
+    with Served(tmp_path, review=False) as served:
+        page = page_of(served)
+        page.wait_for_selector(".template")
+
+        assert page.locator(".template").count() == 20
+        assert page.locator(".template :is(button, select):visible").count() == 0
+        assert "http.review is off" in page.inner_text("#review")
+
+
+class NowhereHost(SmallHost):
+    """One that may write to no folder of rules."""
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__(folder)
+        self.config = Config.model_validate({"rules": {"builtin": False}})
+
+
+def test_where_a_rule_cannot_be_saved_the_dialog_says_so_before_one_types(
+    tmp_path: Path, page_of: Callable[..., Any]
+) -> None:
+    with Served(tmp_path, NowhereHost) as served:
+        page = page_of(served)
+        page.click(".template >> nth=0 >> text=Make a rule")
+        until(page, "document.getElementById('rule-pattern').value !== ''")
+
+        assert "Name one in rules.paths" in page.inner_text("#rule-place")
+        assert page.is_disabled("#rule-save")
+        kept(page, "rule-nowhere")
 
 
 @pytest.mark.parametrize(("path", "wanted"), [("/docs", ".opblock"), ("/redoc", "[id^='tag/']")])

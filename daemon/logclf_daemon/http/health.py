@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import asyncio
+
 from fastapi import APIRouter, Response
 from fastapi.responses import JSONResponse
 
+from logclf_daemon.config import HttpOptions
+from logclf_daemon.http import proposals
 from logclf_daemon.http.history import History
 from logclf_daemon.http.host import Now
 from logclf_daemon.http.schemas import Facts, Health, Readiness
 from logclf_daemon.metrics import CONTENT_TYPE
 
 
-def router(history: History) -> APIRouter:
+def router(history: History, options: HttpOptions) -> APIRouter:
     """The endpoints that only look."""
     routes = APIRouter(tags=["state"])
 
@@ -34,9 +38,11 @@ def router(history: History) -> APIRouter:
 
     @routes.get("/api/v1/status")
     async def status(now: Now) -> Facts:
-        """What runs, what came in and went out, what waits."""
+        """What runs, what came in and went out, what waits; whether it may be reviewed, and where rules are saved."""
         labels = [{"name": name, "description": words} for name, words in now.config.taxonomy.labels.items()]
-        return now.live() | {"labels": labels, "rules_folder": bool(now.config.rules.paths or now.directory)}
+        place = await asyncio.to_thread(proposals.saved_in, now.config, now.directory)
+        saved = {"review": options.review, "rules_folder": str(place) if place else None}
+        return now.live() | {"labels": labels} | saved
 
     @routes.get("/api/v1/history")
     async def rates() -> Facts:

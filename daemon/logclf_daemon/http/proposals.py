@@ -70,18 +70,22 @@ def matches(pattern: str, *, ignore_case: bool, seen: Sequence[Seen]) -> dict[st
     }
 
 
-def save(config: Config, state: Path | None, rule: dict[str, Any]) -> Path:
-    """Add a rule to `review.yaml` in the user's rules folder, after the whole set was compiled and tried with it.
+def saved_in(config: Config, state: Path | None) -> Path | None:
+    """The first folder of `rules.paths` that can be written, else one in the state folder; None: there is none."""
+    places = (place for place in config.rules.paths if place.is_dir() and os.access(place, os.W_OK | os.X_OK))
+    return next(places, saved_rules(state) if state is not None else None)
 
-    That is the first folder of `rules.paths` that can be written, else one in the state folder.
+
+def save(config: Config, state: Path | None, rule: dict[str, Any]) -> Path:
+    """Add a rule to `review.yaml` in the folder of `saved_in`, after the whole set was compiled and tried with it.
 
     Raises:
         ConfigError: The set with it is refused, or there is no folder to save to; nothing was changed.
     """
-    places = [place for place in config.rules.paths if place.is_dir() and os.access(place, os.W_OK | os.X_OK)]
-    if not places and state is None:
+    place = saved_in(config, state)
+    if place is None:
         raise ConfigError("rules.paths: there is no folder to save to; name one that can be written")
-    target = (places[0] if places or state is None else saved_rules(state)) / FILE_NAME
+    target = place / FILE_NAME
     rules = [*_rules_in(target), rule]
     words = "# Rules saved on the live page. Comments in this file are not kept.\n"
     text = words + yaml.safe_dump({"version": 1, "rules": rules}, sort_keys=False, allow_unicode=True, width=1000)

@@ -74,13 +74,19 @@ function color(label) {
 
 // --- asking --------------------------------------------------------------------------------------------------------
 
+// One dialog for all who ask at a time. Who closes it finds a button instead: nothing opens by itself again.
 let asking = null;
-function askToken() {
+function askToken(refused) {
   asking = asking || new Promise((resolve) => {
     const dialog = $("ask-token");
+    sessionStorage.removeItem("token");
+    $("token-error").hidden = !refused;
+    dialog.returnValue = "";
     dialog.addEventListener("close", () => {
-      sessionStorage.setItem("token", $("token").value);
+      const given = dialog.returnValue === "given";
+      if (given) sessionStorage.setItem("token", $("token").value);
       $("token").value = "";
+      $("give-token").hidden = given;
       asking = null;
       resolve();
     }, { once: true });
@@ -94,8 +100,16 @@ async function ask(path, options = {}) {
     const headers = { ...(options.headers || {}) };
     const token = sessionStorage.getItem("token");
     if (token) headers.Authorization = "Bearer " + token;
-    const answer = await fetch(path, { ...options, headers, credentials: "omit" });
-    if (answer.status === 401) { await askToken(); continue; }
+    let answer;
+    try {
+      answer = await fetch(path, { ...options, headers, credentials: "omit" });
+    } catch { throw new Error("the daemon does not answer"); }
+    if (answer.status === 401) {
+      const newer = !asking && token !== sessionStorage.getItem("token"); // given since this was sent
+      if (!newer && $("give-token").hidden) await askToken(token !== null);
+      if (!$("give-token").hidden) throw new Error("a token is needed");
+      continue;
+    }
     if (!answer.ok) {
       let detail = `${answer.status} ${answer.statusText}`;
       try { detail = (await answer.json()).detail || detail; } catch { /* no problem document: the status must do */ }
@@ -220,12 +234,12 @@ function showTroubles() {
 }
 
 function showSilence(reason) {
-  say($("health"), "no answer");
+  say($("health"), $("give-token").hidden ? "no answer" : "locked");
   $("health").className = "pill bad";
   $("about").textContent = reason;
   document.body.classList.toggle("stale", state.now !== null);
   $("stale").hidden = state.now === null;
-  if (state.now) $("stale").textContent = `All below is of ${new Date(state.heard).toLocaleTimeString()}, ${span(Math.max(1, (Date.now() - state.heard) / 1000))} ago: the daemon does not answer.`;
+  if (state.now) $("stale").textContent = `All below is of ${new Date(state.heard).toLocaleTimeString()}, ${span(Math.max(1, (Date.now() - state.heard) / 1000))} ago: ${reason}.`;
 }
 
 function showChart(history) {
@@ -255,6 +269,8 @@ async function live() {
     state.heard = Date.now();
     document.body.classList.remove("stale");
     $("stale").hidden = true;
+    document.body.classList.toggle("no-review", !now.review);
+    $("review-off").hidden = now.review;
     showHealth(); showTroubles(); showTiles(); showFlow(); showChart(history);
     showBars($("labels"), "label", color);
     showBars($("stages"), "stage", (name) => STAGE_PAINT[name] || "var(--none)");
@@ -418,6 +434,10 @@ async function propose(template, label) {
   $("rule-matches").replaceChildren();
   $("rule-pattern").value = $("rule-id").value = "";
   $("rule-example").value = template.example;
+  const place = state.now.rules_folder;
+  $("rule-place").textContent = place ? `It is saved to ${place}.` : "It cannot be saved here: the daemon may write to no folder. Name one in rules.paths, such as /etc/logclf/rules.d.";
+  $("rule-place").className = place ? "quiet" : "error";
+  $("rule-save").disabled = !place;
   $("rule").showModal();
   try {
     const found = await send("POST", "/api/v1/rules/propose", { template: template.template, source: template.source });
@@ -488,18 +508,24 @@ async function explain(event) {
 
 // --- CSV -----------------------------------------------------------------------------------------------------------
 
+const COLUMNS = ["source_column", "message_column", "label_column"];
+
 async function label(file) {
-  const box = $("csv-result"), form = new FormData();
+  const box = $("csv-result"), form = new FormData(), wanted = new URLSearchParams({ explain: $("with-reasons").checked });
   form.append("file", file);
+  for (const name of COLUMNS) if ($(name).value) wanted.set(name, $(name).value);
   box.replaceChildren(element("progress", { "aria-label": "working" }), element("p", { class: "quiet", textContent: `labelling ${harmless(file.name)}, ${size(file.size)} …` }));
   const started = performance.now();
   try {
-    const answer = await ask("/classify" + ($("with-reasons").checked ? "?explain=true" : ""), { method: "POST", body: form });
+    const answer = await ask(`/classify?${wanted}`, { method: "POST", body: form });
     const blob = await answer.blob();
     const link = element("a", { href: URL.createObjectURL(blob), download: file.name.replace(/\.csv$/i, "") + ".labelled.csv", textContent: "Save the labelled CSV" });
-    box.replaceChildren(element("p", {}, link, element("span", { class: "quiet", textContent: ` ${size(blob.size)}, in ${span((performance.now() - started) / 1000)}` })));
+    box.replaceChildren(element("p", {}, link, element("span", { class: "quiet", textContent: ` ${size(blob.size)}, in ${took((performance.now() - started) * 1000)}` })));
     link.focus();
-  } catch (error) { box.replaceChildren(element("p", { class: "error", textContent: error.message })); }
+  } catch (error) {
+    box.replaceChildren(element("p", { class: "error", textContent: error.message }));
+    if (/column/.test(error.message)) $("columns").open = true;
+  }
 }
 
 // --- wiring --------------------------------------------------------------------------------------------------------
@@ -519,10 +545,21 @@ function every(milliseconds, step) {
   turn();
 }
 
+// A link does not send the token.
+async function openMetrics(event) {
+  if (!sessionStorage.getItem("token")) return;
+  event.preventDefault();
+  try {
+    location.assign(URL.createObjectURL(await (await ask("/metrics")).blob()));
+  } catch (error) { toast(error.message); }
+}
+
 function wire() {
   const chosen = localStorage.getItem("theme");
   if (chosen) document.documentElement.dataset.theme = chosen;
   $("theme").addEventListener("click", theme);
+  $("metrics").addEventListener("click", openMetrics);
+  $("give-token").addEventListener("click", () => { $("give-token").hidden = true; live(); list(); });
   for (const tab of document.querySelectorAll("[data-kind]")) tab.addEventListener("click", () => {
     for (const other of document.querySelectorAll("[data-kind]")) other.setAttribute("aria-pressed", String(other === tab));
     state.kind = tab.dataset.kind;
