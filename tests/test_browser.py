@@ -297,6 +297,7 @@ def test_after_a_review_the_next_row_has_the_focus_and_nothing_moves_under_the_h
         until(page, f"{focused} === 2")
         assert page.evaluate("document.querySelectorAll('.template').length") == 3
         assert page.evaluate("document.querySelectorAll('.template.done').length") == 2
+        kept(page, "reviewed")
         page.focus("#filter")
         until(page, "document.querySelectorAll('.template').length === 1")
         assert page.inner_text("#held") == ""

@@ -228,9 +228,10 @@ def test_metrics_and_status_are_there(tmp_path: Path) -> None:
         assert 'logclf_verdicts_total{label="Resource Usage",stage="model"}' in metrics.text
         assert status["inputs"]["memory"]["lag_secs"] == 0
         assert {row["label"] for row in status["verdicts"]} >= {"Resource Usage"}
+        assert (status["review"], status["rules_folder"]) == (False, str(tmp_path))
         assert len((await asked.get("/api/v1/history")).json()["times"]) == 0
 
-    talk(tmp_path, conversation)
+    talk(tmp_path, conversation, review=False)
 
 
 # --- review ---------------------------------------------------------------------------------------------------------

@@ -386,7 +386,7 @@ function beingWorkedIn() {
 }
 
 function showHeld(newer) {
-  $("held").textContent = !beingWorkedIn() ? "" : "The list waits while you work in it" + (newer ? `; ${shown(newer)} more came.` : ".");
+  $("held").textContent = !beingWorkedIn() ? "" : "The list waits while you work in it" + (newer ? `; not shown yet: ${shown(newer)}.` : ".");
 }
 
 async function review(row, label) {
