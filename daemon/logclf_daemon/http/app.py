@@ -39,6 +39,7 @@ def create_app(host: Host | None = None, options: HttpOptions | None = None) -> 
     own = Standalone.from_environment() if host is None else None
     served = own or host
     assert served is not None
+    options = options or served.running().config.http
     history = History()
 
     @asynccontextmanager
@@ -63,13 +64,13 @@ def create_app(host: Host | None = None, options: HttpOptions | None = None) -> 
         redirect_slashes=False,
     )
     app.state.host = served
-    app.include_router(classify.router())
+    app.include_router(classify.router(options))
     app.include_router(review.router())
     app.include_router(health.router(history))
     serve_pages(app)
     answer_problems(app)
     app.openapi = lambda: _openapi(app)  # type: ignore[method-assign]
-    app.add_middleware(Guard, options=options or served.running().config.http)
+    app.add_middleware(Guard, options=options)
     return app
 
 

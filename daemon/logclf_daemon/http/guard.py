@@ -17,12 +17,12 @@ from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from logclf_daemon.config import HttpOptions
+from logclf_daemon.http.bodies import Bodies
 from logclf_daemon.http.problems import problem
 
 OPEN = ("/", "/healthz", "/readyz", "/docs", "/redoc", "/openapi.json")  # no secret in them: they need no token
 OPEN_BELOW = ("/assets/", "/docs-assets/")
 READS = frozenset({"GET", "HEAD", "OPTIONS"})
-UPLOADS = ("/classify", "/api/v1/classify")
 CHANGES = ("/api/v1/verdicts", "/api/v1/rules")
 MAX_CLIENTS = 4096
 
@@ -65,8 +65,15 @@ class Rate:
 class Guard:
     """ASGI middleware around the whole app."""
 
-    def __init__(self, app: ASGIApp, options: HttpOptions, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self,
+        app: ASGIApp,
+        options: HttpOptions,
+        clock: Callable[[], float] = time.monotonic,
+        bodies: Bodies | None = None,
+    ) -> None:
         self._app = app
+        self._bodies = bodies or Bodies(options)
         self._options = options
         self._token = options.token.get_secret_value().encode() if options.token is not None else None
         self._hosts = {"localhost", *(host.lower() for host in options.hosts)}
@@ -83,12 +90,13 @@ class Guard:
         if refusal is not None:
             await refusal(scope, receive, guarded)
             return
-        limit = self._options.max_upload_bytes if path in UPLOADS else self._options.max_body_bytes
-        declared = headers.get("content-length", "0")
-        if declared.isdecimal() and int(declared) > limit:
-            await problem(413, _too_large(limit))(scope, receive, guarded)
+        try:
+            self._bodies.refuse_declared(path, headers)
+        except HTTPException as error:
+            await problem(error.status_code, error.detail)(scope, receive, guarded)
             return
-        await self._app(scope, _bounded(receive, limit), guarded)
+        with self._bodies.passed(path, headers, receive) as passed:
+            await self._app(scope, passed, guarded)
 
     def _refusal(self, scope: Scope, headers: Headers) -> Response | None:
         """The answer to a request that is not let in."""
@@ -129,24 +137,6 @@ def _other_site(headers: Headers) -> bool:
         return True
     origin = headers.get("origin")
     return origin is not None and origin.split("://", 1)[-1].lower() != headers.get("host", "").lower()
-
-
-def _too_large(limit: int) -> str:
-    return f"larger than {limit} bytes; send less at a time, or raise http.max_body_bytes or http.max_upload_bytes"
-
-
-def _bounded(receive: Receive, limit: int) -> Receive:
-    taken = 0
-
-    async def bounded() -> Message:
-        nonlocal taken
-        message = await receive()
-        taken += len(message.get("body", b""))
-        if taken > limit:
-            raise HTTPException(413, _too_large(limit))
-        return message
-
-    return bounded
 
 
 def _with_headers(send: Send, policy: str) -> Send:
