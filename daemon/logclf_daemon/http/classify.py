@@ -90,7 +90,14 @@ def router(limits: HttpOptions) -> APIRouter:
 
         Every other column and cell stays as it was. `explain` adds confidence, stage and rule.
         """
-        options = TableOptions(source_column, message_column, label_column, explain)
+        options = TableOptions(
+            source_column,
+            message_column,
+            label_column,
+            explain,
+            max_record_bytes=limits.max_body_bytes,
+            over_http=True,
+        )
         async with uploads:
             reader = await _uploaded(request)
             writer = _spool()
