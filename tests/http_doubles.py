@@ -110,10 +110,12 @@ class Raw:
         """Close the connection."""
         self._said.put_nowait({"type": "http.disconnect"})
 
-    async def ask(self, app: ASGIApp, server: tuple[str, int] = ("127.0.0.1", 24280)) -> None:
+    async def ask(
+        self, app: ASGIApp, method: str = "POST", server: tuple[str, int | None] = ("127.0.0.1", 24280)
+    ) -> None:
         """Until the app is done with it."""
         headers = [(name.encode(), words.encode()) for name, words in self._headers.items()]
-        scope = {"type": "http", "method": "POST", "path": self._path, "query_string": b"", "headers": headers}
+        scope = {"type": "http", "method": method, "path": self._path, "query_string": b"", "headers": headers}
         scope |= {"http_version": "1.1", "scheme": "http", "root_path": "", "server": server, "client": ("10.0.0.9", 9)}
         await app(scope, self._said.get, self._take)
 

@@ -11,9 +11,10 @@ import httpx
 import pytest
 from starlette.types import Message, Receive, Scope, Send
 
-from http_doubles import SmallHost, talk
+from http_doubles import Raw, SmallHost, talk
 from logclf_daemon.config import HttpOptions
 from logclf_daemon.errors import BadInput, ConfigError, ServiceUnavailable
+from logclf_daemon.http.app import create_app
 from logclf_daemon.http.guard import Guard, Rate
 from logclf_daemon.http.proposals import proposed_pattern
 from logclf_daemon.http.server import HttpServer, split_listen
@@ -357,6 +358,45 @@ def test_off_loopback_a_token_is_needed(listen: str) -> None:
         split_listen(HttpOptions(listen=listen))
 
     assert split_listen(HttpOptions(listen=listen, token="s3cret"))  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("server", "token", "status"),
+    [
+        (("192.0.2.7", 24280), None, 401),
+        (("2001:db8::7", 24280), None, 401),
+        (("::ffff:192.0.2.7", 24280), None, 401),
+        (("192.0.2.7", 24280), "s3cret", 200),
+        (("127.0.0.1", 24280), None, 200),
+        (("::ffff:127.0.0.1", 24280), None, 200),
+        (("/run/x.sock", None), None, 200),
+    ],
+)
+def test_an_app_that_others_reach_asks_for_a_token_whoever_serves_it(
+    tmp_path: Path, server: tuple[str, int | None], token: str | None, status: int
+) -> None:
+    host = SmallHost(tmp_path)
+
+    async def scenario() -> None:
+        app = create_app(host, HttpOptions.model_validate({"token": token}))
+        asked, open_to_all = (Raw(path, "", authorization="Bearer s3cret") for path in ("/api/v1/status", "/healthz"))
+        await asked.ask(app, "GET", server)
+        await open_to_all.ask(app, "GET", server)
+
+        assert (asked.status, open_to_all.status) == (status, 200)
+        assert status == 200 or "http.token" in json.loads(asked.body)["detail"]
+
+    asyncio.run(scenario())
+    host.close()
+
+
+def test_an_app_is_not_made_for_an_address_that_needs_a_token_and_has_none(tmp_path: Path) -> None:
+    host = SmallHost(tmp_path, listen="0.0.0.0:24280")
+
+    with pytest.raises(ConfigError, match=r"set http\.token"):
+        create_app(host)
+
+    host.close()
 
 
 @pytest.mark.parametrize("listen", ["24280", "localhost", "localhost:x", "localhost:99999", ":80"])

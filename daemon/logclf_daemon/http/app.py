@@ -22,6 +22,7 @@ from logclf_daemon.http.history import History
 from logclf_daemon.http.host import Host
 from logclf_daemon.http.pages import serve_pages
 from logclf_daemon.http.problems import Problem, answer_problems
+from logclf_daemon.http.server import split_listen
 from logclf_daemon.http.standalone import Standalone
 
 _WORDS = """Labels log lines by rules, memory, model and a local LLM, as `logclf-daemon run` and `csv` do.
@@ -34,12 +35,14 @@ def create_app(host: Host | None = None, options: HttpOptions | None = None) -> 
     """The ASGI app. Without a host it builds a cascade of its own and closes it in the end.
 
     Raises:
-        ConfigError: The configuration, a rule or the model cannot be used.
+        ConfigError: The configuration, a rule or the model cannot be used, or others could come in without a token.
     """
     own = Standalone.from_environment() if host is None else None
     served = own or host
     assert served is not None
     options = options or served.running().config.http
+    if options.listen is not None:
+        split_listen(options)
     history = History()
 
     @asynccontextmanager

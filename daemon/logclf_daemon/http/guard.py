@@ -19,6 +19,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from logclf_daemon.config import HttpOptions
 from logclf_daemon.http.bodies import Bodies
 from logclf_daemon.http.problems import problem
+from logclf_daemon.http.server import is_loopback
 
 OPEN = ("/", "/healthz", "/readyz", "/docs", "/redoc", "/openapi.json")  # no secret in them: they need no token
 OPEN_BELOW = ("/assets/", "/docs-assets/")
@@ -109,10 +110,12 @@ class Guard:
         path, method = scope["path"], scope["method"]
         if method not in READS and _other_site(headers):
             return problem(403, "a page of another site may not do that")
-        if self._token is not None and path not in OPEN and not path.startswith(OPEN_BELOW):
+        if path not in OPEN and not path.startswith(OPEN_BELOW):
+            asked = {"WWW-Authenticate": 'Bearer realm="logclf-daemon"'}
+            if self._token is None and _from_outside(scope):
+                return problem(401, "this address is not loopback: set http.token in the configuration", asked)
             given = headers.get("authorization", "").encode("latin-1", "replace")
-            if not hmac.compare_digest(given, b"Bearer " + self._token):
-                asked = {"WWW-Authenticate": 'Bearer realm="logclf-daemon"'}
+            if self._token is not None and not hmac.compare_digest(given, b"Bearer " + self._token):
                 return problem(401, "a token is needed: Authorization: Bearer …", asked)
         if not self._options.review and method not in READS and path.startswith(CHANGES):
             return problem(403, "http.review is off: verdicts and rules are not changed over HTTP")
@@ -129,6 +132,12 @@ class Guard:
         except ValueError:
             return False
         return True
+
+
+def _from_outside(scope: Scope) -> bool:
+    """Whether a request came in at an address that other hosts reach: a server of one's own listens where it wants."""
+    host, port = scope.get("server") or scope.get("client") or ("a unix socket", None)
+    return port is not None and not is_loopback(host)
 
 
 def _other_site(headers: Headers) -> bool:
