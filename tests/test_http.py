@@ -475,7 +475,7 @@ def test_the_policy_allows_nothing_but_our_own_files(tmp_path: Path) -> None:
     talk(tmp_path, conversation)
 
 
-@pytest.mark.parametrize("path", ["/", "/docs", "/redoc", "/assets/page.js"])
+@pytest.mark.parametrize("path", ["/", "/docs", "/redoc", "/assets/page.js", "/healthz", "/readyz"])
 def test_who_asks_for_the_head_of_a_page_gets_it(tmp_path: Path, path: str) -> None:
     async def conversation(asked: httpx.AsyncClient, _host: SmallHost) -> None:
         whole, head = await asked.get(path), await asked.head(path)
@@ -483,6 +483,23 @@ def test_who_asks_for_the_head_of_a_page_gets_it(tmp_path: Path, path: str) -> N
         assert (head.status_code, head.content) == (200, b"")
         assert head.headers["content-type"] == whole.headers["content-type"]
         assert head.headers["content-length"] == whole.headers["content-length"]
+
+    talk(tmp_path, conversation)
+
+
+def test_the_description_tells_every_refusal(tmp_path: Path) -> None:
+    async def conversation(asked: httpx.AsyncClient, _host: SmallHost) -> None:
+        paths = (await asked.get("/openapi.json")).json()["paths"]
+
+        answers = {
+            (method, path): operation["responses"] for path, item in paths.items() for method, operation in item.items()
+        }
+        assert len(answers) > 15
+        for (method, _), described in answers.items():
+            assert described.keys() >= {"401", "413", "421", "429", "503"}
+            assert method == "get" or described.keys() >= {"403", "408"}
+            assert "application/problem+json" in described["421"]["content"]
+        assert (await asked.head("/metrics")).status_code == 200
 
     talk(tmp_path, conversation)
 

@@ -17,7 +17,7 @@ from fastapi.openapi.utils import get_openapi
 from logclf_daemon import __version__
 from logclf_daemon.config import HttpOptions
 from logclf_daemon.http import classify, health, review, schemas
-from logclf_daemon.http.guard import Guard
+from logclf_daemon.http.guard import READS, REFUSALS, REFUSED_CHANGES, Guard
 from logclf_daemon.http.history import History
 from logclf_daemon.http.host import Host
 from logclf_daemon.http.pages import serve_pages
@@ -90,17 +90,19 @@ def _openapi(app: FastAPI) -> dict[str, Any]:
         parts["securitySchemes"] = {"token": {"type": "http", "scheme": "bearer"}}
         document["security"] = [{}, {"token": []}]
         for path in document["paths"].values():
-            for operation in path.values():
-                _problems_everywhere(operation)
+            for method, operation in path.items():
+                _problems_everywhere(method, operation)
         app.openapi_schema = document
     return app.openapi_schema
 
 
-def _problems_everywhere(operation: dict[str, Any]) -> None:
-    """FastAPI describes 422 in a form of its own; here every error is a problem."""
+def _problems_everywhere(method: str, operation: dict[str, Any]) -> None:
+    """FastAPI describes 422 in a form of its own and knows nothing of the guard; here every error is a problem."""
     content = {"application/problem+json": {"schema": {"$ref": "#/components/schemas/Problem"}}}
     answers = operation["responses"]
     if "422" in answers:
         answers["422"] = {"description": "Unprocessable Content", "content": content}
-    for status, words in (("401", "A token is needed"), ("429", "Too many requests")):
-        answers.setdefault(status, {"description": words, "content": content})
+    refusals = REFUSALS | (REFUSED_CHANGES if method.upper() not in READS else {})
+    for status, words in refusals.items():
+        answers.setdefault(str(status), {"description": words, "content": content})
+    operation["responses"] = dict(sorted(answers.items()))

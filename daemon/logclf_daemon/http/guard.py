@@ -24,6 +24,15 @@ from logclf_daemon.http.server import is_loopback
 OPEN = ("/", "/healthz", "/readyz", "/docs", "/redoc", "/openapi.json")  # no secret in them: they need no token
 OPEN_BELOW = ("/assets/", "/docs-assets/")
 READS = frozenset({"GET", "HEAD", "OPTIONS"})
+# What may be answered instead of what was asked for, in the words of the OpenAPI.
+REFUSALS = {
+    401: "A token is needed",
+    413: "Larger than the limit",
+    421: "Called by a name that is not ours",
+    429: "Too many requests",
+    503: "Too much at once",
+}
+REFUSED_CHANGES = {403: "Asked by a page of another site, or review is switched off", 408: "The body did not come"}
 CHANGES = ("/api/v1/verdicts", "/api/v1/rules")
 MAX_CLIENTS = 4096
 
