@@ -10,7 +10,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, fields
 from typing import ClassVar
 
@@ -114,6 +114,9 @@ verdicts_total = counter("verdicts", "Records by the stage that answered and the
 
 
 records_dropped = counter("records_dropped", "Records that will never be delivered", "input", "reason")
+output_records_dropped = counter("output_records_dropped", "Records an output will never take", "output", "reason")
+reloads = counter("reloads", "Reloads by result", "result")
+bugs = counter("bugs", "Unexpected exceptions", "where")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -134,7 +137,7 @@ class RecordsDropped(Event):
 class OutputRecordsDropped(Event):
     message = "an output dropped records"
     level = logging.ERROR
-    total = counter("output_records_dropped", "Records an output will never take", "output", "reason")
+    total = output_records_dropped
     labels = ("output", "reason")
     amount = "count"
 
@@ -157,6 +160,7 @@ input_lag_seconds = gauge("input_lag_seconds", "Age of the oldest line that is n
 output_away_seconds = gauge("output_away_seconds", "How long an output has been unavailable, else 0", "output")
 llm_state = gauge("llm_state", "1 for the state the LLM is in", "state")
 llm_available = gauge("llm_available", "1 if a question would be asked now, 0 while it is not asked")
+llm_required = gauge("llm_required", "1 if llm.enabled is true: then no LLM is a fault, not just how the host is")
 llm_records_waiting = gauge("llm_records_waiting", "Records that wait for the LLM")
 llm_questions = gauge("llm_questions", "Templates queued for the LLM or asked now")
 generation_number = gauge("generation", "Number of the rules, model and labels in force")
@@ -225,7 +229,7 @@ class Stopped(Event):
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Reloaded(Event):
     message = "reloaded"
-    total = counter("reloads", "Reloads by result", "result")
+    total = reloads
     labels = ("result",)
 
     generation: int
@@ -237,7 +241,7 @@ class Reloaded(Event):
 class ReloadRefused(Event):
     message = "reload refused; the running rules, model and labels stay"
     level = logging.ERROR
-    total = Reloaded.total
+    total = reloads
     labels = ("result",)
     asked_for = True
 
@@ -272,7 +276,7 @@ class LlmStateChanged(Event):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LlmAbsent(Event):
-    """With `llm.enabled: auto` this is how most hosts are: no reason to worry."""
+    """With `llm.enabled: auto` this is how most hosts are, and no reason to worry where there never was one."""
 
     message = "no LLM answers; lines it would have decided stay Unclassified"
     total = LlmStateChanged.total
@@ -389,8 +393,38 @@ class Bug(Event):
     message = "a bug of ours; please report it with the traceback below"
     level = logging.ERROR
     traceback = True
-    total = counter("bugs", "Unexpected exceptions", "where")
+    total = bugs
     labels = ("where",)
 
     where: str
     error: str
+
+
+# --- what alerts look at --------------------------------------------------------------------------------------------
+
+_REFUSED = ("not_logs", "unencodable")  # by an output, for good
+_NO_RECORDS = {"forward": ("invalid", "corrupt_chunk", "inflated_too_large", "signal_refused")}  # to an input
+_STAGES = ("verdicts", "model", "llm")
+
+
+def count_from_zero(inputs: Mapping[str, str], outputs: Iterable[str]) -> None:
+    """Create the counters that alerts look at: the increase of one that is born with its first event is nothing.
+
+    `inputs` has the kind of each by its name.
+    """
+    for result in ("ok", "refused"):
+        reloads.labels(result)
+    for agree in ("yes", "no"):
+        model_llm_answers.labels(agree)
+    forward = [name for name, kind in inputs.items() if kind == "forward"]
+    for where in ("pipeline", "http", *(f"stage {name}" for name in _STAGES), *(f"input {name}" for name in forward)):
+        bugs.labels(where)
+    for name, kind in inputs.items():
+        for reason in (*_REFUSED, *_NO_RECORDS.get(kind, ())):
+            records_dropped.labels(name, reason)
+    for name in outputs:
+        for reason in (*_REFUSED, "output_unavailable"):
+            output_records_dropped.labels(name, reason)
+
+
+count_from_zero({}, ())

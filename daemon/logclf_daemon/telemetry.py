@@ -87,6 +87,7 @@ class Running:
         for state in LLM_STATES:
             events.llm_state.labels(state).set(state == (llm.state if llm else "off"))
         events.llm_available.set(llm is not None and llm.unavailable() is None)
+        events.llm_required.set(self.config.llm.enabled is True)
         events.llm_records_waiting.set(room.waiting if room else 0)
         events.llm_questions.set(room.questions if room else 0)
         for name, (secs, size) in self._lags().items():
