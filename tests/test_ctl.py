@@ -5,13 +5,14 @@ from __future__ import annotations
 import asyncio
 import json
 from pathlib import Path
+from typing import Any
 
 from click.testing import CliRunner
 
 from daemon_process import Daemon
 from doubles import FixedStage, cascade, rule
 from logclf_daemon.cli import main
-from logclf_daemon.cli.ctl import _tapped
+from logclf_daemon.cli.ctl import _tapped, _words
 from logclf_daemon.record import Batch
 from logclf_daemon.tap import MAX_HELD, Tap
 
@@ -78,6 +79,38 @@ def test_what_a_line_says_to_a_terminal_is_shown_and_not_obeyed() -> None:
     assert "\\x1b[2J" in shown
     assert "\x1b]" not in shown
     assert "\u202e" not in shown
+
+
+STATUS: dict[str, Any] = {
+    "version": "1",
+    "uptime_secs": 3.2,
+    "generation": 1,
+    "rules": 2,
+    "model": "off",
+    "llm": "off",
+    "state": {"directory": "/s", "lost": None},
+    "troubles": [],
+    "notes": [],
+    "inputs": {"files.0": {"read": 3051, "lag_secs": 0.25}},
+    "outputs": {},
+}
+
+
+def test_status_of_a_daemon_that_is_well() -> None:
+    assert _words(STATUS)[4:] == [
+        "  state   directory /s",
+        "  ready   yes",
+        "  input   files.0: read 3051, lag secs 0.25",
+    ]
+
+
+def test_status_shows_a_few_of_many_troubles_and_every_note() -> None:
+    troubles = [f"input files.0: /var/log/{at}\x1b[2J: Permission denied" for at in range(300)]
+
+    shown = _words(STATUS | {"troubles": troubles, "notes": ["llm: absent"]})
+
+    assert shown[5:7] == ["  ready   no:", "          input files.0: /var/log/0\\x1b[2J: Permission denied"]
+    assert shown[11:13] == ["          and 295 more (--json has them all)", "  note    llm: absent"]
 
 
 def test_tap_and_top_of_a_running_daemon(tmp_path: Path) -> None:

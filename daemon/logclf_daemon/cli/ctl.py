@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,8 @@ from logclf_daemon.cli.options import base_config, config_option
 from logclf_daemon.config import StateOptions, state_directory
 from logclf_daemon.control import Answer, ask, follow, socket_path, system_socket
 from logclf_daemon.errors import LogclfError
+
+MAX_TROUBLES = 5
 
 
 @click.group()
@@ -62,14 +65,27 @@ def _words(answer: Answer) -> list[str]:
         f"  model   {answer['model']}",
         f"  llm     {answer['llm']}",
         f"  state   {_facts(answer['state'])}",
+        *_readiness(answer["troubles"]),
+        *(f"  note    {harmless(note)}" for note in answer["notes"]),
     ]
     for kind in ("inputs", "outputs"):
         rows += [f"  {kind[:-1]:<7} {name}: {_facts(facts)}" for name, facts in answer[kind].items()]
     return rows
 
 
+def _readiness(troubles: Sequence[str]) -> list[str]:
+    """What /readyz would say, and why; of many troubles the first few."""
+    if not troubles:
+        return ["  ready   yes"]
+    rows = [f"          {harmless(trouble)}" for trouble in troubles[:MAX_TROUBLES]]
+    if len(troubles) > MAX_TROUBLES:
+        rows.append(f"          and {len(troubles) - MAX_TROUBLES} more (--json has them all)")
+    return ["  ready   no:", *rows]
+
+
 def _facts(facts: dict[str, Any]) -> str:
-    return ", ".join(f"{name.replace('_', ' ')} {value}" for name, value in facts.items() if value is not None)
+    known = ((name.replace("_", " "), value) for name, value in facts.items() if value is not None)
+    return ", ".join(f"{name} {harmless(value) if isinstance(value, str) else value}" for name, value in known)
 
 
 @ctl.command()
