@@ -13,7 +13,7 @@ import click
 from logclf_daemon.cli import harmless
 from logclf_daemon.cli.options import base_config, config_option
 from logclf_daemon.config import StateOptions, state_directory
-from logclf_daemon.control import Answer, ask, follow, socket_path, system_socket
+from logclf_daemon.control import ANSWER_SECS, LOOK_SECS, Answer, ask, follow, socket_path, system_socket
 from logclf_daemon.errors import LogclfError
 
 MAX_TROUBLES = 5
@@ -28,7 +28,8 @@ _STATE_DIR = click.option("--state-dir", type=click.Path(path_type=Path, file_ok
 
 
 def _asked(command: str, config_path: Path | None, state_dir: Path | None) -> Answer:
-    return ask(_socket(config_path, state_dir), command)
+    secs = ANSWER_SECS if command == "reload" else LOOK_SECS
+    return ask(_socket(config_path, state_dir), command, secs)
 
 
 def _socket(config_path: Path | None, state_dir: Path | None) -> Path:
@@ -172,11 +173,11 @@ def top(config_path: Path | None, state_dir: Path | None, every: float, once: bo
 
     path = _socket(config_path, state_dir)
     console = Console()
-    before = ask(path, "live")
+    before = ask(path, "live", LOOK_SECS)
     with Live(console=console, screen=console.is_terminal and not once, auto_refresh=False) as live:
         while True:
             time.sleep(every)
-            now = ask(path, "live")
+            now = ask(path, "live", LOOK_SECS)
             live.update(screen(before, now), refresh=True)
             before = now
             if once:
