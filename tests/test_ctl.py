@@ -178,7 +178,7 @@ STATUS: dict[str, Any] = {
     "state": {"directory": "/s", "lost": None},
     "troubles": [],
     "notes": [],
-    "inputs": {"files.0": {"read": 3051, "lag_secs": 0.25}},
+    "inputs": {"files.0": {"read": 3051, "lag_secs": 0.25, "lag_bytes": 0.0}},
     "outputs": {},
 }
 
@@ -187,7 +187,7 @@ def test_status_of_a_daemon_that_is_well() -> None:
     assert _words(STATUS)[4:] == [
         "  state   directory /s",
         "  ready   yes",
-        "  input   files.0: read 3051, lag secs 0.25",
+        "  input   files.0: read 3051, lag secs 0.25, lag bytes 0",
     ]
 
 

@@ -85,8 +85,12 @@ def _readiness(troubles: Sequence[str]) -> list[str]:
 
 
 def _facts(facts: dict[str, Any]) -> str:
-    known = ((name.replace("_", " "), value) for name, value in facts.items() if value is not None)
-    return ", ".join(f"{name} {harmless(value) if isinstance(value, str) else value}" for name, value in known)
+    return ", ".join(f"{name.replace('_', ' ')} {_shown(fact)}" for name, fact in facts.items() if fact is not None)
+
+
+def _shown(fact: object) -> str:
+    whole = int(fact) if isinstance(fact, float) and fact.is_integer() else fact
+    return harmless(str(whole))
 
 
 @ctl.command()
