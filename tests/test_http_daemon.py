@@ -8,6 +8,7 @@ import re
 import shlex
 import shutil
 import signal
+import socket
 import subprocess
 from pathlib import Path
 
@@ -55,6 +56,23 @@ def test_a_running_daemon_answers_beside_its_traffic_and_stops_in_order(tmp_path
     assert 'logclf_records_delivered_total{input="files.0"} 5.0' in metrics
     assert status["inputs"]["files.0"]["delivered"] == 5
     assert "Traceback" not in daemon.said
+
+
+def test_what_is_no_http_is_told_in_events_that_nobody_outside_can_multiply(tmp_path: Path) -> None:
+    (tmp_path / "a.log").write_text("")
+    with Daemon("--config", str(configuration(tmp_path))) as daemon:
+        url = url_of(daemon)
+        for _ in range(30):
+            with socket.create_connection(("127.0.0.1", int(url.rpartition(":")[2])), timeout=30) as line:
+                line.sendall(b"\x16\x03\x01 no request\r\n\r\n")
+                assert b"400" in line.recv(100)
+        metrics = httpx.get(f"{url}/metrics").text
+        assert daemon.stop() == 0
+
+    said = [line for line in daemon.said.splitlines() if "Invalid HTTP" in line]
+    assert 1 <= len(said) < 10
+    assert all("a library met something odd library=uvicorn" in line for line in said)
+    assert 'logclf_library_troubles_total{library="uvicorn"} 30.0' in metrics
 
 
 def test_while_it_drains_it_is_not_ready_and_says_why(tmp_path: Path) -> None:

@@ -259,6 +259,29 @@ class HttpListens(Event):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class ConnectionDropped(Event):
+    """`too_many`: the one that was idle longest made room; `answer_not_taken`: its client does not read."""
+
+    message = "an HTTP connection was closed"
+    level = logging.WARNING
+    total = counter("http_connections_dropped", "HTTP connections closed by us before their time", "why")
+    labels = ("why",)
+
+    why: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LibraryTrouble(Event):
+    message = "a library met something odd"
+    level = logging.WARNING
+    total = counter("library_troubles", "Warnings and errors that libraries logged", "library")
+    labels = ("library",)
+
+    library: str
+    detail: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Stopping(Event):
     message = "stopping: inputs closed, delivering what is under way"
 
