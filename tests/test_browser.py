@@ -465,6 +465,15 @@ def test_the_breaker_of_the_llm_is_shown(tmp_path: Path, page_of: Callable[..., 
         assert re.search(r"0 lines wait, breaker (half )?open", page.inner_text("#flow li:last-child"))
 
 
+def test_an_output_that_is_away_says_why(tmp_path: Path, page_of: Callable[..., Any]) -> None:
+    with Served(tmp_path) as served:
+        served.host.slot.away_since, served.host.slot.error = time.monotonic(), "127.0.0.1:9: Connection refused"
+        page = page_of(served)
+        page.wait_for_selector("#flow .state.bad")
+
+        assert "0 delivered; 127.0.0.1:9: Connection refused" in page.inner_text("#flow")
+
+
 def test_when_the_daemon_is_killed_the_page_says_of_when_its_numbers_are(
     tmp_path: Path, page_of: Callable[..., Any]
 ) -> None:
