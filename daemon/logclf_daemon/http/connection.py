@@ -43,7 +43,8 @@ class Connection(H11Protocol):
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Make room if need be, and wait for a request, but not for ever."""
-        others: list[Any] = [one for one in self.connections if not one.transport.is_closing() or one.unsent]
+        everyone: set[Any] = self.connections
+        others = [one for one in everyone if not one.transport.is_closing() or one.unsent]
         super().connection_made(transport)
         self._wait()
         if len(others) < self._patience.connections:
