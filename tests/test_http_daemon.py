@@ -7,6 +7,7 @@ import json
 import re
 import shlex
 import shutil
+import signal
 import socket
 import subprocess
 from pathlib import Path
@@ -74,6 +75,27 @@ def test_what_is_no_http_is_told_in_events_that_nobody_outside_can_multiply(tmp_
     assert 'logclf_library_troubles_total{library="uvicorn"} 30.0' in metrics
 
 
+def test_while_it_drains_it_is_not_ready_and_says_why(tmp_path: Path) -> None:
+    (tmp_path / "a.log").write_text(f"{LINE}\n")
+    config = json.loads(configuration(tmp_path).read_text())
+    config["outputs"] = [{"type": "forward", "address": "127.0.0.1:1"}]  # nobody is there
+    config["delivery"] = {"drain_secs": 60}
+    (tmp_path / "config.yaml").write_text(json.dumps(config))
+    with Daemon("--config", str(tmp_path / "config.yaml")) as daemon:
+        url = url_of(daemon)
+        daemon.wait_for(lambda daemon: "output unavailable" in daemon.said)
+        before = httpx.get(f"{url}/readyz")
+
+        daemon.signal(signal.SIGTERM)
+        daemon.wait_for(lambda daemon: "stopping" in daemon.said)
+        after = httpx.get(f"{url}/readyz")
+        daemon.kill()
+
+    assert before.status_code == 200
+    assert after.status_code == 503
+    assert after.json()["troubles"] == ["draining: it reads no more and delivers what is under way"]
+
+
 def test_a_rule_saved_on_the_page_is_one_reload(tmp_path: Path) -> None:
     (tmp_path / "a.log").write_text("")
     rules = tmp_path / "rules.d"
@@ -93,6 +115,25 @@ def test_a_rule_saved_on_the_page_is_one_reload(tmp_path: Path) -> None:
         "2",
         "3",
     ]
+
+
+def test_a_rule_is_saved_in_the_state_folder_where_no_other_can_be_written(tmp_path: Path) -> None:
+    (tmp_path / "a.log").write_text("")
+    config = configuration(tmp_path, rules={"builtin": False})
+    kept = tmp_path / "state" / "rules.d" / "review.yaml"
+    with Daemon("--config", str(config)) as daemon:
+        rule = {"id": "own-x", "label": "Error", "pattern": "fine words", "example": "fine words"}
+        saved = httpx.post(f"{url_of(daemon)}/api/v1/rules", json=rule, timeout=60)
+        assert daemon.stop() == 0
+
+    assert (saved.status_code, saved.json()) == (201, {"file": str(kept), "generation": 2})
+    assert daemon.said.count("reloaded") == 1
+    with Daemon("--config", str(config)) as daemon:
+        (tmp_path / "a.log").write_text("fine words\n")
+        daemon.wait_for(lambda _: (tmp_path / "out").exists() and "own-x" in (tmp_path / "out").read_text())
+        kept.write_text(kept.read_text().replace("own-x", "own-y"))  # by hand: seen like any other rule file
+        daemon.wait_for(lambda daemon: "reloaded" in daemon.said)
+        assert daemon.stop() == 0
 
 
 def test_a_port_that_needs_a_token_and_has_none_is_a_mistake_of_the_configuration(tmp_path: Path) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -11,25 +11,30 @@ from typing import Any
 import click
 from click.core import ParameterSource
 
-from logclf_daemon.build import build_parts
+from logclf_daemon.build import build_parts, dead_letter_of
 from logclf_daemon.cli import ENVIRONMENT, name_variables
 from logclf_daemon.cli.options import config_file
 from logclf_daemon.cli.run import run, sections_of
 from logclf_daemon.config import (
     DEFAULT_PATH,
+    STATE_DIRECTORY,
     CascadeFlags,
     Config,
     load_config,
     located,
     misspelt_variables,
     overridden,
+    spot,
     with_defaults,
     written,
 )
 from logclf_daemon.documents import Place
 from logclf_daemon.effective import Setting, settings
+from logclf_daemon.errors import ConfigError
 from logclf_daemon.http.server import split_listen
+from logclf_daemon.outputs.jsonl import JsonlOutputOptions
 from logclf_daemon.registry import INPUTS, OUTPUTS
+from logclf_daemon.writable import NEVER, look_at_file, look_at_folder
 
 # The options of `run` that stand for options of the configuration.
 FLAGS: dict[str, Place] = {
@@ -72,11 +77,41 @@ def check(path: Path | None) -> None:
     if checked.http.listen is not None:
         with located(checked):
             split_listen(checked.http)
+    dead_letter_of(checked)
+    notes = list(_not_writable(checked))
     with closing(build_parts(checked, None)) as parts:  # as `run` does
         count = len(parts.rules)
     click.echo(f"ok: {path}: {len(checked.inputs)} inputs, {len(checked.outputs)} outputs, {count} rules")
+    for note in notes:
+        click.echo(f"note: {note}")
     for name, meant in misspelt_variables().items():
         click.echo(f"note: the environment variable {name} is no option; did you mean {meant}?")
+
+
+def _not_writable(config: Config) -> Iterator[str]:
+    """What keeps this user, or this hour, from writing where the configuration says; the daemon's may be another.
+
+    Raises:
+        ConfigError: Nobody can ever write there.
+    """
+    places: list[tuple[Place, Path, Callable[[Path], None]]] = [
+        (("outputs", at, "path"), Path(options.path), look_at_file)
+        for at, options in enumerate(config.outputs)
+        if isinstance(options, JsonlOutputOptions) and options.path != "-"
+    ]
+    if config.delivery.dead_letter is not None:
+        places.append((("delivery", "dead_letter"), config.delivery.dead_letter, look_at_file))
+    if config.state.directory is not None:
+        places.append((STATE_DIRECTORY, config.state.directory, look_at_folder))
+    for place, path, look in places:
+        try:
+            look(path)
+        except NEVER as error:
+            why = f"{path}: cannot be written to: {error.strerror}; correct the path"
+            raise ConfigError(f"{spot(config, place)}: {why}") from error
+        except OSError as error:
+            why = f"{path}: cannot be written to by this user now: {error.strerror}: {error.filename}"
+            yield f"{spot(config, place)}: {why}"
 
 
 @click.option("--json", "as_json", is_flag=True, help="Machine-readable: key, value, from.")

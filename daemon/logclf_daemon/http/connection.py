@@ -8,7 +8,7 @@ except a probe: it must not have the daemon killed for being busy.
 from __future__ import annotations
 
 import asyncio
-from typing import Any
+from typing import Any, cast
 
 from starlette.types import ASGIApp, Receive, Scope, Send
 from uvicorn.protocols.http.h11_impl import H11Protocol
@@ -43,8 +43,8 @@ class Connection(H11Protocol):
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Make room if need be, and wait for a request, but not for ever."""
-        everyone: set[Any] = self.connections
-        others = [one for one in everyone if not one.transport.is_closing() or one.unsent]
+        present = cast("set[Connection]", self.connections)  # the server makes no others
+        others = [one for one in present if not one.transport.is_closing() or one.unsent]
         super().connection_made(transport)
         self._wait()
         if len(others) < self._patience.connections:

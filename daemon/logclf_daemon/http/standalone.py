@@ -8,7 +8,7 @@ import time
 from pathlib import Path
 
 from logclf_daemon.build import build_parts, cascade_of, close, generation_of
-from logclf_daemon.config import DEFAULT_PATH, Config, load_config, state_directory
+from logclf_daemon.config import DEFAULT_PATH, Config, load_config, located, state_directory
 from logclf_daemon.errors import ConfigError
 from logclf_daemon.events import Reloaded, ReloadRefused, emit
 from logclf_daemon.telemetry import Running
@@ -23,7 +23,8 @@ class Standalone:
 
     def __init__(self, config: Config) -> None:
         self._started = time.monotonic()
-        self._directory = state_directory(config.state)
+        with located(config):
+            self._directory = state_directory(config.state)
         self._config = config
         self._parts = build_parts(config, self._directory)
         self._cascade = cascade_of(self._parts)
