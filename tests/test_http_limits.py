@@ -86,11 +86,12 @@ def test_bodies_in_memory_are_bounded_all_together(tmp_path: Path) -> None:
     line = json.dumps({"log_message": "sshd"}).encode()
 
     async def scenario() -> None:
-        app = Guard(create_app(host, options), options, bodies=Bodies(options, held_bytes=1000))
+        bodies = Bodies(options, held_bytes=1000)
+        app = Guard(create_app(host, options), options, bodies=bodies)
         slow, second, third = (Raw("/api/v1/explain", "application/json") for _ in range(3))
         slow.send(b" " * 900)
         slow_one = asyncio.create_task(slow.ask(app))
-        await asyncio.sleep(0)
+        await until(lambda: bodies._free < 1000)
         second.send(line + b" " * 200, more=False)
         await second.ask(app)
         slow.send(line, more=False)
@@ -363,3 +364,17 @@ def test_an_exception_nobody_waited_for_is_a_bug(caplog: pytest.LogCaptureFixtur
     said = [record.getMessage() for record in caplog.records if record.name == "logclf"]
     assert ["bug of ours" in line for line in said] == [True, False]
     assert "Too many open files" in said[1]
+
+
+def test_what_somebody_listens_for_is_told_by_nobody_else(caplog: pytest.LogCaptureFixture) -> None:
+    listened, hearing = logging.getLogger("library.of.this.test"), Libraries()
+    record = listened.makeRecord(listened.name, logging.WARNING, "", 1, "lost events", (), None)
+    handler = logging.NullHandler()
+
+    listened.addHandler(handler)
+    hearing.handle(record)
+    listened.removeHandler(handler)
+    assert "lost events" not in caplog.text
+    hearing.handle(record)
+
+    assert "lost events" in caplog.text

@@ -21,6 +21,8 @@ class Libraries(logging.Handler):
         said = str(record.msg).strip().partition("\n")[0]
         if library == LOGGER.name or said in TOLD:
             return
+        if logging.getLogger(record.name).handlers:  # somebody waits for just this, and acts on it
+            return
         error = record.exc_info[1] if record.exc_info else None
         if library == "asyncio" and error is not None and not isinstance(error, OSError):
             try:
