@@ -14,8 +14,8 @@ from typing import Any, TypeVar
 import click
 
 from logclf_daemon import journal
-from logclf_daemon.config import DEFAULT_PATH, CascadeFlags, Config, load_config
-from logclf_daemon.events import LOGGER
+from logclf_daemon.config import DEFAULT_PATH, CascadeFlags, Config, load_config, misspelt_variables
+from logclf_daemon.events import LOGGER, VariableUnknown, emit
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
@@ -78,6 +78,12 @@ def log_to_stderr(level: int) -> None:
         handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
     LOGGER.addHandler(handler)
     LOGGER.setLevel(logging.DEBUG if context.params.get("debug") else level)
+
+
+def tell_misspelt() -> None:
+    """Variables that somebody meant for an option and that are none: what they say is not in force."""
+    for variable, meant in misspelt_variables().items():
+        emit(VariableUnknown(variable=variable, meant=meant))
 
 
 class _Prefixed(logging.Formatter):

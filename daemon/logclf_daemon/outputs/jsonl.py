@@ -21,6 +21,7 @@ from logclf_daemon.errors import ConfigError, OutputUnavailable, RecordRejected,
 from logclf_daemon.loose import LooseThreads
 from logclf_daemon.outputs._jsonl.text import JsonText
 from logclf_daemon.record import AnyRecord, Batch
+from logclf_daemon.sandbox import writing_hint
 
 CLOSE_SECS = 2.0  # for the last write, if its reader takes it
 _C1 = re.compile(rb"\xc2[\x80-\x9f]")  # control characters that JSON leaves as they are and some terminals obey
@@ -61,8 +62,9 @@ class JsonlOutput:
         try:
             self._reopen()
         except OSError as error:
+            path = self._options.path
             raise ConfigError(
-                f"output {self._options.path}: cannot be opened: {error.strerror}; correct the path or its permissions"
+                f"output {path}: cannot be opened: {error.strerror}; {writing_hint(path, error)}"
             ) from error
 
     async def write(self, batch: Batch) -> None:
