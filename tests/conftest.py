@@ -11,6 +11,14 @@ import pytest
 
 from logclf_daemon import events
 
+try:
+    from hypothesis import HealthCheck, settings
+except ImportError:
+    pass  # some tiers run where only what they need is installed
+else:  # the time of an example tells of the machine, not of the code
+    settings.register_profile("busy machine", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+    settings.load_profile("busy machine")
+
 REQUIRED = set(os.environ.get("LOGCLF_TEST_REQUIRE", "").split(","))
 
 

@@ -31,8 +31,11 @@ MODEL = {"disk": "Resource Usage"}
 class SmallHost:
     """A daemon without a service: rules, a memory on disk and a model that knows words."""
 
-    def __init__(self, folder: Path, *, rules: Sequence[Rule] = RULES, **http: Any) -> None:
-        self.config = Config.model_validate({"rules": {"paths": [str(folder)], "builtin": False}, "http": http})
+    def __init__(
+        self, folder: Path, *, rules: Sequence[Rule] = RULES, record: dict[str, Any] | None = None, **http: Any
+    ) -> None:
+        sections = {"rules": {"paths": [str(folder)], "builtin": False}, "http": http, "record": record or {}}
+        self.config = Config.model_validate(sections)
         self.memory = VerdictMemory(folder / "cache.db", "asked", taxonomy=Taxonomy())
         self.slot = OutputSlot(MemoryOutput())
         self.reloads = 0

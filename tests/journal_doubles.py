@@ -89,6 +89,7 @@ class JournalDouble:
         self.home = folder / "journal"
         self.program = folder / "bin"
         self._count = 0
+        self.name = "1"  # of the journal in its cursors; one made anew has another
         self.passed_secs = 0  # between the first entry and the coming ones
         self.home.mkdir()
         self.program.mkdir()
@@ -99,7 +100,7 @@ class JournalDouble:
     def write(self, message: Value, **fields: Value | Sequence[Value]) -> str:
         """One more entry; its cursor."""
         self._count += 1
-        cursor = f"s=1;i={self._count:06d}"
+        cursor = f"s={self.name};i={self._count:06d}"
         meta: dict[str, Value | Sequence[Value]] = {
             "__CURSOR": cursor,
             "__REALTIME_TIMESTAMP": str(1_700_000_000_000_000 + self._count + 1_000_000 * self.passed_secs),
@@ -114,6 +115,11 @@ class JournalDouble:
         """Forget the oldest entries."""
         for path in sorted(self.home.glob("*.entry"))[:count]:
             path.unlink()
+
+    def made_anew(self, name: str, passed_secs: int) -> None:
+        """All entries are gone; the next ones are of another journal, at another time."""
+        self.vacuum(self.entries)
+        self.name, self.passed_secs = name, passed_secs
 
     def order(self, *orders: Mapping[str, object]) -> None:
         """What befalls the coming runs."""

@@ -258,6 +258,7 @@ def test_a_line_explains_itself_and_a_csv_comes_back(tmp_path: Path, page_of: Ca
         page.click("text=Explain >> nth=-1")
         page.wait_for_selector(".verdict b")
         assert page.inner_text(".verdict b") == "Resource Usage"
+        assert page.inner_text(".record code").startswith('{"log":"<b>disk</b> 7 full","logclf":{"label":')
         page.check("#with-reasons")
         page.set_input_files("#file", str(table))
         page.wait_for_selector("#csv-result a")
@@ -268,6 +269,27 @@ def test_a_line_explains_itself_and_a_csv_comes_back(tmp_path: Path, page_of: Ca
         saved = Path(download.value.path()).read_text().splitlines()
         assert saved[0] == "source,log_message,target_label,confidence,stage,rule"
         assert saved[1].startswith("x,sshd: no,Security Alert,1,rules,")
+
+
+def test_one_of_a_thing_is_told_in_the_singular(tmp_path: Path, page_of: Callable[..., Any]) -> None:
+    def one_of_each(route: Any) -> None:
+        now = route.fetch().json()
+        one = {"stage": "rules", "label": "Security Alert", "count": 1}
+        llm = now["llm"] | {"state": "ready", "available": True, "model": "small", "questions": 1, "records_waiting": 1}
+        route.fulfill(json=now | {"templates": 1, "verdicts": [one], "llm": llm})
+
+    with Served(tmp_path) as served:
+        page = page_of(served)
+        page.route("**/api/v1/status", one_of_each)
+        page.route("**/api/v1/templates?*", lambda route: route.fulfill(json={"total": 1, "templates": []}))
+        page.reload()
+        until(page, "document.getElementById('review-note').textContent === '1 of 1 template'")
+        page.wait_for_selector("#flow li")
+
+        assert " · 1 rule · " in page.inner_text("#about")  # the host has one
+        assert "line since the start" in page.inner_text("#tiles")
+        assert "template known" in page.inner_text("#tiles")
+        assert "small: 1 question queued, 1 line waits" in page.inner_text("#flow")
 
 
 def test_where_a_token_is_needed_the_page_asks_for_it(tmp_path: Path, page_of: Callable[..., Any]) -> None:

@@ -83,6 +83,21 @@ def test_a_pandas_frame_gains_the_label_and_keeps_its_index(classifier: Classifi
     assert explained["rule"].to_list() == ["low_confidence", "no_message"]
 
 
+def test_a_confidence_that_was_not_measured_is_missing_in_a_frame() -> None:
+    pandas, polars = pytest.importorskip("pandas"), pytest.importorskip("polars")
+    stages = [FixedStage({"disk": "Error"}, name="llm", confidence=None)]
+    rows = {"source": ["a", "a"], "log_message": ["disk", "boom"]}
+
+    with Classifier(cascade([rule("boom")], stages)) as classifier:
+        (verdict,) = classifier.classify(["disk"])
+        in_pandas = classifier.classify_frame(pandas.DataFrame(rows), explain=True)["confidence"]
+        in_polars = classifier.classify_frame(polars.DataFrame(rows), explain=True)["confidence"]
+
+    assert verdict.confidence is None
+    assert (in_pandas.isna().to_list(), in_pandas.dtype.kind, in_pandas[1]) == ([True, False], "f", 1.0)
+    assert in_polars.to_list() == [None, 1.0]
+
+
 def test_a_polars_frame_gains_the_label(classifier: Classifier) -> None:
     polars = pytest.importorskip("polars")
     frame = polars.DataFrame({"source": ["auth.log", None], "log_message": ["login", None]})

@@ -314,6 +314,18 @@ FORWARD = "inputs:\n  - type: forward\n    listen: {listen}\n{more}"
         ),
         ("llm: {url: 'ftp://me:pw@box'}\n", "config.yaml:1: llm.url: 'ftp://…@box' is not a URL; write http://"),
         ("http:\n  token: file:FOLDER/none\n", "config.yaml:2: http.token: FOLDER/none cannot be read: No such file"),
+        (
+            "outputs:\n  - type: jsonl\n    path: FOLDER\n",
+            "config.yaml:3: outputs.0.path: FOLDER: cannot be opened: Is a directory; correct the path",
+        ),
+        (
+            "delivery:\n  dead_letter: FOLDER/config.yaml/x\n",
+            "config.yaml:2: delivery.dead_letter: FOLDER/config.yaml/x: cannot be opened: Not a directory; correct",
+        ),
+        (
+            "state:\n  directory: FOLDER/config.yaml/x/y\n",
+            "config.yaml:2: state.directory: FOLDER/config.yaml/x/y: cannot be written to: Not a directory; correct",
+        ),
         ("http:\n  token: credential:none\n", "config.yaml:2: http.token: /etc/logclf/credentials/none cannot be read"),
     ],
 )
@@ -325,6 +337,53 @@ def test_a_mistake_that_shows_when_an_option_is_used_is_told_with_its_line_too(
     path.write_text(text.replace("FOLDER", str(tmp_path)))
 
     found = CliRunner().invoke(main, ["config", "check", str(path)])
+
+    assert complaint.replace("FOLDER", str(tmp_path)) in found.output, found.output
+    assert (found.exit_code, found.output.count("\n")) == (78, 1)
+
+
+def test_where_it_cannot_be_written_now_is_a_note_with_its_line_and_nothing_is_made(tmp_path: Path) -> None:
+    path = tmp_path / "config.yaml"
+    outputs = f"outputs:\n  - {{type: jsonl}}\n  - {{type: jsonl, path: {tmp_path}/out}}\n"
+    path.write_text(
+        f"{outputs}  - {{type: jsonl, path: {tmp_path}/none/out}}\nstate:\n  directory: {tmp_path}/state/deep\n"
+    )
+
+    found = CliRunner().invoke(main, ["config", "check", str(path)])
+
+    assert found.exit_code == 0
+    assert [line for line in found.output.splitlines() if line.startswith("note: ")] == [
+        f"note: {path}:4: outputs.2.path: {tmp_path}/none/out: cannot be written to by this user now: "
+        f"No such file or directory: {tmp_path}/none"
+    ]
+    assert [entry.name for entry in tmp_path.iterdir()] == ["config.yaml"]
+
+
+@pytest.mark.parametrize(
+    ("text", "complaint"),
+    [
+        (
+            "outputs:\n  - type: jsonl\n    path: FOLDER/none/out\n",
+            "config.yaml:3: outputs.0.path: FOLDER/none/out: cannot be opened: No such file or directory; correct the",
+        ),
+        (
+            "delivery:\n  dead_letter: FOLDER/none/out\noutputs: [{type: jsonl, path: /dev/null}]\n",
+            "config.yaml:2: delivery.dead_letter: FOLDER/none/out: cannot be opened: No such file or directory;",
+        ),
+        (
+            "state:\n  directory: FOLDER/config.yaml/x\n",
+            "config.yaml:2: state.directory: FOLDER/config.yaml/x cannot be written; create it or set another",
+        ),
+    ],
+)
+def test_a_path_that_cannot_be_opened_at_the_start_is_told_with_its_line(
+    tmp_path: Path, text: str, complaint: str
+) -> None:
+    path = tmp_path / "config.yaml"
+    rest = "" if "state:" in text else f"state: {{directory: {tmp_path}}}\n"
+    path.write_text(text.replace("FOLDER", str(tmp_path)) + rest + "inputs: [{type: stdin}]\nllm: {enabled: false}\n")
+
+    found = CliRunner().invoke(main, ["run", "--config", str(path), "--once"])
 
     assert complaint.replace("FOLDER", str(tmp_path)) in found.output, found.output
     assert (found.exit_code, found.output.count("\n")) == (78, 1)

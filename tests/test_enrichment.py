@@ -8,10 +8,12 @@ from pathlib import Path
 
 import msgpack
 import pytest
+from click.testing import CliRunner
 from msgspec import Raw
 
 from daemon_process import Daemon
 from doubles import cascade, rule
+from logclf_daemon.cli import main
 from logclf_daemon.codec import encode, encode_entries, raw_str
 from logclf_daemon.config import Config, load_config
 from logclf_daemon.enrichment import DEFAULT_MEANINGS, SEVERITIES, Enrichment, Meaning, level_of
@@ -168,6 +170,20 @@ def test_a_mistake_is_named(tmp_path: Path, text: str, words: str) -> None:
     assert words in str(refused.value)
 
 
+def test_every_unknown_label_is_named_with_the_line_of_its_own_key(tmp_path: Path) -> None:
+    path = tmp_path / "config.yaml"
+    meanings = "    Error: {level: warn}\n    Erorr: {level: warn}\n    '{Outage}': {level: fatal}\n"
+    path.write_text(f"labels: {{Error: it failed, Rest: all else}}\nrecord:\n  meanings:\n{meanings}")
+
+    with pytest.raises(ConfigError) as refused:
+        load_config(path)
+
+    assert str(refused.value).splitlines() == [
+        f"{path}:5: record.meanings.Erorr: 'Erorr' is not a label; did you mean 'Error'?",
+        f"{path}:6: record.meanings.{{Outage}}: '{{Outage}}' is not a label; the labels are: Error, Rest",
+    ]
+
+
 def test_the_defaults_of_a_label_may_be_replaced() -> None:
     assert Enrichment(["otel"], {"Error": Meaning(level="warn")}).fields("Error", None)["severityNumber"] == 13
 
@@ -185,6 +201,35 @@ def test_the_daemon_enriches_what_it_reads(tmp_path: Path) -> None:
 
     assert record["logclf"]["label"] == "Security Alert"
     assert (record["event.kind"], record["log.level"], record["severityNumber"]) == ("alert", "error", 17)
+
+
+def test_explain_shows_the_record_that_the_daemon_writes(tmp_path: Path) -> None:
+    line = "sshd[7]: Failed password for root from 10.0.0.9 port 22 ssh2"
+    (tmp_path / "auth.log").write_text(line + "\n")
+    (tmp_path / "config.yaml").write_text(
+        f"inputs: [{{type: files, paths: ['{tmp_path}/auth.log'], path_key: path}}]\n"
+        "record: {enrich: [ecs, otel], flatten: true}\nmodel: {enabled: false}\nllm: {enabled: false}\n"
+    )
+    options = ["--config", str(tmp_path / "config.yaml"), "--state-dir", str(tmp_path)]
+
+    with Daemon(*options, "--once") as daemon:
+        assert daemon.ended() == 0, daemon.said
+        (written,) = map(json.loads, daemon.lines)
+    asked = ["explain", *options, "--source", str(tmp_path / "auth.log"), line]
+    shown, words = CliRunner().invoke(main, [*asked, "--json"]).stdout, CliRunner().invoke(main, asked).stdout
+
+    assert written["event.kind"] == "alert"
+    assert json.loads(shown)["record"] == written
+    assert words.splitlines()[-1] == f"  record    {json.dumps(written)}"
+
+
+def test_explain_cuts_a_long_line_in_the_record_only_for_people(tmp_path: Path) -> None:
+    asked = ["explain", "--no-llm", "--no-model", "--no-builtin-rules", "--state-dir", str(tmp_path), "x" * 5000]
+
+    shown, words = CliRunner().invoke(main, [*asked, "--json"]).stdout, CliRunner().invoke(main, asked).stdout
+
+    assert json.loads(shown)["record"]["log"] == "x" * 5000
+    assert f'"log": "{"x" * 160}..."' in words
 
 
 def test_raw_text_is_not_decoded_to_be_enriched() -> None:

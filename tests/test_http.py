@@ -11,6 +11,7 @@ import httpx
 import pytest
 from starlette.types import Message, Receive, Scope, Send
 
+from doubles import FixedStage
 from http_doubles import SmallHost, talk
 from logclf_daemon.config import HttpOptions
 from logclf_daemon.errors import BadInput, ConfigError, ServiceUnavailable
@@ -72,6 +73,29 @@ def test_a_csv_comes_back_as_the_csv_command_would_write_it(tmp_path: Path, plai
     talk(tmp_path, conversation)
 
 
+def test_a_confidence_that_was_not_measured_is_left_out_of_verdicts_and_told_as_nothing_elsewhere(
+    tmp_path: Path,
+) -> None:
+    host = SmallHost(tmp_path)
+    host.cascade.generation.stages = (FixedStage({"disk": "Error"}, name="llm", confidence=None),)
+    line, table = {"source": "a", "log_message": "disk"}, "source,log_message\na,disk\n"
+
+    async def conversation(asked: httpx.AsyncClient, _host: SmallHost) -> None:
+        (answer,) = (await asked.post("/api/v1/classify", json={"records": [line]})).json()["records"]
+        ndjson = {"Content-Type": "application/x-ndjson"}
+        streamed = (await asked.post("/api/v1/classify", content=json.dumps(line), headers=ndjson)).json()
+        labelled = await asked.post("/classify?explain=true", content=table, headers={"Content-Type": "text/csv"})
+        explained = (await asked.post("/api/v1/explain", json=line)).json()
+        (template,) = (await asked.get("/api/v1/templates?kind=all")).json()["templates"]
+
+        assert answer["label"] == streamed["label"] == "Error"
+        assert not {"confidence"} & (answer.keys() | streamed.keys() | explained["record"]["logclf"].keys())
+        assert labelled.text.splitlines()[1] == "a,disk,Error,,llm,"
+        assert [found["confidence"] for found in (explained["logclf"], explained["steps"][-1], template)] == [None] * 3
+
+    talk(tmp_path, conversation, host)
+
+
 def test_a_large_csv_comes_back_whole(tmp_path: Path) -> None:
     rows = 60_000
     table = "source,log_message\n" + "".join(
@@ -113,6 +137,22 @@ def test_a_line_is_explained(tmp_path: Path) -> None:
         ]
 
     talk(tmp_path, conversation)
+
+
+def test_the_record_that_would_be_written_is_explained_with_its_standard_fields(tmp_path: Path) -> None:
+    host = SmallHost(tmp_path, record={"enrich": ["otel"], "message_keys": ["msg"], "field": "seen"})
+
+    async def conversation(asked: httpx.AsyncClient, _host: SmallHost) -> None:
+        found = (await asked.post("/api/v1/explain", json={"log_message": "sshd: no", "source": "app"})).json()
+
+        assert found["record"] == {
+            "msg": "sshd: no",
+            "severityNumber": 17,
+            "severityText": "ERROR",
+            "seen": {name: value for name, value in found["logclf"].items() if value is not None},
+        }
+
+    talk(tmp_path, conversation, host)
 
 
 # --- mistakes -------------------------------------------------------------------------------------------------------

@@ -77,6 +77,25 @@ def test_a_rule_saved_on_the_page_is_one_reload(tmp_path: Path) -> None:
     ]
 
 
+def test_a_rule_is_saved_in_the_state_folder_where_no_other_can_be_written(tmp_path: Path) -> None:
+    (tmp_path / "a.log").write_text("")
+    config = configuration(tmp_path, rules={"builtin": False})
+    kept = tmp_path / "state" / "rules.d" / "review.yaml"
+    with Daemon("--config", str(config)) as daemon:
+        rule = {"id": "own-x", "label": "Error", "pattern": "fine words", "example": "fine words"}
+        saved = httpx.post(f"{url_of(daemon)}/api/v1/rules", json=rule, timeout=60)
+        assert daemon.stop() == 0
+
+    assert (saved.status_code, saved.json()) == (201, {"file": str(kept), "generation": 2})
+    assert daemon.said.count("reloaded") == 1
+    with Daemon("--config", str(config)) as daemon:
+        (tmp_path / "a.log").write_text("fine words\n")
+        daemon.wait_for(lambda _: (tmp_path / "out").exists() and "own-x" in (tmp_path / "out").read_text())
+        kept.write_text(kept.read_text().replace("own-x", "own-y"))  # by hand: seen like any other rule file
+        daemon.wait_for(lambda daemon: "reloaded" in daemon.said)
+        assert daemon.stop() == 0
+
+
 def test_a_port_that_needs_a_token_and_has_none_is_a_mistake_of_the_configuration(tmp_path: Path) -> None:
     (tmp_path / "a.log").write_text("")
     with Daemon("--config", str(configuration(tmp_path, listen="0.0.0.0:0"))) as daemon:

@@ -14,9 +14,11 @@ from typing import Any
 
 import pytest
 import yaml
+from click.testing import CliRunner
 from msgspec import Raw
 
 from logclf_daemon.build import build_parts, cascade_of, close
+from logclf_daemon.cli import main
 from logclf_daemon.codec import raw_str
 from logclf_daemon.config import Config, load_config
 from logclf_daemon.enrichment import Enrichment
@@ -276,6 +278,23 @@ def test_the_playbook_gives_the_role_a_valid_configuration() -> None:
 
     for config in (play["roles"][0]["logclf_daemon_config"], defaults["logclf_daemon_config"]):
         assert Config.model_validate(config).inputs
+
+
+def test_the_role_has_its_files_checked_by_commands_that_there_are(tmp_path: Path) -> None:
+    tasks = document("ansible", "roles", "logclf_daemon", "tasks", "main.yaml")
+    copies = [task["ansible.builtin.copy"] for task in tasks if "ansible.builtin.copy" in task]
+    commands = [copy["validate"] for copy in copies if "validate" in copy]
+    texts = {"rules": "version: 1\nrules: [{id: a, label: Error, pattern: boom, examples: [boom]}]\n", "config": "{}\n"}
+
+    for text in commands:
+        _, *arguments = text.split()
+        checked = tmp_path / arguments[0]
+        checked.write_text(texts[arguments[0]])
+        done = CliRunner().invoke(main, [argument.replace("%s", str(checked)) for argument in arguments])
+
+        assert done.exit_code == 0, done.output
+
+    assert len(commands) == 2
 
 
 def test_every_integration_stands_in_the_overview() -> None:

@@ -270,6 +270,77 @@ def test_a_cursor_that_is_none_is_replaced_by_its_time_and_told_once(
     assert "2023-11-14T22:15:00" in told.getMessage()
 
 
+FUTURE_SECS = 10_000_000_000
+
+
+def test_a_journal_made_anew_after_the_clock_was_set_back_is_read_at_once_and_told_once(
+    journal: JournalDouble, state_folder: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    journal.name, journal.passed_secs = "2", FUTURE_SECS
+    journal.write("read last")
+    once(state_folder)
+    journal.made_anew("1", 0)  # by the clock it comes before what was read
+    journal.write("new")
+
+    with caplog.at_level("INFO", "logclf"):
+        first, second = once(state_folder), once(state_folder)
+    journal.write("newer")
+
+    assert (messages(first), messages(second), messages(once(state_folder))) == ([b"new"], [], [b"newer"])
+    (told,) = [record for record in caplog.records if "clock" in record.getMessage()]
+    assert told.levelname == "WARNING"
+    assert "read last is of 2340-" in told.getMessage() and "the newest one of 2023-" in told.getMessage()
+
+
+def test_what_was_read_before_the_clock_was_set_back_does_not_come_again(
+    journal: JournalDouble, state_folder: Path
+) -> None:
+    journal.name = "2"
+    journal.write("read")
+    journal.passed_secs = FUTURE_SECS
+    journal.write("read last")
+    once(state_folder)
+    (journal.home / "000002.entry").unlink()
+    journal.name, journal.passed_secs = "1", 10
+    journal.write("new")
+
+    assert messages(once(state_folder)) == [b"new"]
+
+
+def test_following_an_entry_of_the_future_goes_on_in_a_journal_made_anew(
+    journal: JournalDouble, state_folder: Path
+) -> None:
+    journal.name, journal.passed_secs = "2", FUTURE_SECS
+    journal.write("read last")
+    once(state_folder)
+    journal.made_anew("1", 0)
+    state = StateDb.open(state_folder)
+    seen: list[Batch] = []
+
+    def enough() -> bool:
+        if journal.entries < 1 and any("--follow" in call for call in journal.calls):
+            journal.write("new")
+        return len(messages(seen)) == 1
+
+    asyncio.run(follow(state, seen, enough, renew_secs=0.2))
+    state.close()
+
+    assert messages(seen) == [b"new"]
+
+
+def test_in_the_same_journal_an_entry_of_the_future_is_no_reason_to_read_again(
+    journal: JournalDouble, state_folder: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    journal.write("read")
+    journal.passed_secs = FUTURE_SECS
+    journal.write("read last")
+    once(state_folder)
+    (journal.home / "000002.entry").unlink()
+
+    assert messages(once(state_folder)) == []
+    assert not [record for record in caplog.records if "clock" in record.getMessage()]
+
+
 def test_without_a_time_a_cursor_that_is_none_means_from_the_oldest_entry(
     journal: JournalDouble, state_folder: Path
 ) -> None:

@@ -9,10 +9,11 @@ import subprocess
 import sys
 import threading
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
-from logclf_daemon.errors import ConfigError, ServiceUnavailable
+from logclf_daemon.errors import ConfigError, NoRoom, ServiceUnavailable
 from logclf_daemon.metrics import value
 from logclf_daemon.state import FILE_NAME, MOST_PARTS, Intent, Offset, StateDb, mounted_type, open_read_only
 from logclf_daemon.state_schema import migrations
@@ -155,6 +156,19 @@ def test_a_second_daemon_on_the_same_folder_is_refused(folder: Path) -> None:
         StateDb.open(folder)
     state.close()
     StateDb.open(folder).close()
+
+
+@pytest.mark.parametrize(("free", "error"), [(0, NoRoom), (1 << 30, ServiceUnavailable)])
+def test_a_full_disk_is_told_from_a_file_that_cannot_be_opened(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, free: int, error: type[Exception]
+) -> None:
+    (folder / "state.db").mkdir(parents=True)
+    monkeypatch.setattr("shutil.disk_usage", lambda _path: SimpleNamespace(free=free))
+
+    with pytest.raises(ServiceUnavailable) as raised:
+        StateDb.open(folder)
+
+    assert type(raised.value) is error
 
 
 def test_a_network_file_system_is_refused(folder: Path) -> None:

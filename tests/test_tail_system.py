@@ -7,6 +7,8 @@ import os
 import resource
 import socket
 import stat
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -237,6 +239,29 @@ def test_27_a_file_replaced_by_a_fifo_blocks_nobody(tmp_path: Path) -> None:
 
         assert sorted(rig.lines) == [b"one", b"three", b"two"]
         assert stat.S_ISFIFO(rig.path("a.log").stat().st_mode)
+
+
+@pytest.mark.parametrize("make", [Path.mkdir, os.mkfifo])
+def test_27_a_folder_or_fifo_with_the_inode_of_a_file_that_is_gone_is_nothing_to_tell(
+    tmp_path: Path, make: Callable[[Path], None]
+) -> None:
+    before = troubles("unreadable")
+    rig = Rig(tmp_path)
+    rig.write("a.log", b"one\n")
+    rig.read()
+    rig.path("a.log").unlink()
+    make(rig.path("other"))
+    (offset,) = rig.state.load_offsets("files")
+    rig.tailer.close()
+    rig.state.commit([replace(offset, inode=rig.path("other").stat().st_ino, finished=False)])
+    rig.state.close()
+    rig.start()
+
+    with rig:
+        rig.settle_down(12)
+
+        assert rig.lines == [b"one"]
+        assert troubles("unreadable") == before
 
 
 def test_27_names_may_be_any_bytes(tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from logclf_daemon.activation import PassedSockets
 from logclf_daemon.cascade import Cascade
-from logclf_daemon.config import Config, located, state_directory
+from logclf_daemon.config import Config, located, saved_rules, state_directory
 from logclf_daemon.enrichment import Enrichment
 from logclf_daemon.errors import ConfigError, ServiceUnavailable, StageError
 from logclf_daemon.events import OwnLabels, StateTrouble, emit, model_llm_answers
@@ -25,7 +25,7 @@ from logclf_daemon.registry import INPUTS, OUTPUTS
 from logclf_daemon.resources import cache_directory, folder
 from logclf_daemon.stages.llm import LlmStage
 from logclf_daemon.stages.model import ModelStage
-from logclf_daemon.stages.rules import RuleSet, load_rules
+from logclf_daemon.stages.rules import RuleSet, RulesOptions, load_rules
 from logclf_daemon.stages.verdicts import FILE_NAME, VerdictMemory
 from logclf_daemon.state import StateDb
 from logclf_daemon.taxonomy import DEFAULT_LABELS
@@ -62,7 +62,7 @@ def build_parts(config: Config, state: Path | None, before: Parts | None = None)
     with ThreadPoolExecutor(1, "model") as beside:  # both work mostly outside of Python
         loading = beside.submit(model_of, config, before)
         with located(config):
-            rules = load_rules(config.rules, taxonomy, folder("rules"), cache_directory())
+            rules = load_rules(rules_in_force(config, state), taxonomy, folder("rules"), cache_directory())
         if config.model.enabled:
             notify_step("loading the model")
     with located(config):
@@ -104,6 +104,13 @@ def tell_unused(parts: Parts) -> None:
     """One event, or every line is Unclassified and nothing says why."""
     if (event := unused_by_own_labels(parts)) is not None:
         emit(event)
+
+
+def rules_in_force(config: Config, state: Path | None) -> RulesOptions:
+    """The rules of the configuration, and those saved in the state folder."""
+    if state is None or not saved_rules(state).is_dir() or saved_rules(state) in config.rules.paths:
+        return config.rules
+    return config.rules.model_copy(update={"paths": (*config.rules.paths, saved_rules(state))})
 
 
 def model_of(config: Config, before: Parts | None = None) -> ModelStage | None:
@@ -246,23 +253,33 @@ def build_pipeline(
         with located(config, "outputs", at):
             output = OUTPUTS[kind].create(options, f"{kind}.{at}", services)
         outputs.append(OutputSlot(output, required=getattr(options, "required", True)))
-    dead_letter = None
-    if config.delivery.dead_letter is not None:
-        path = str(config.delivery.dead_letter)
-        dead_letter = JsonlOutput(JsonlOutputOptions(type="jsonl", path=path), "dead_letter")
     return Pipeline(
         inputs,
         cascade,
         outputs,
         max_in_flight=config.delivery.max_in_flight,
         drain_secs=config.delivery.drain_secs,
-        dead_letter=dead_letter,
+        dead_letter=dead_letter_of(config),
         parts=state,
     )
 
 
+def dead_letter_of(config: Config) -> JsonlOutput | None:
+    """Where records go that an output refused for good, if that is wanted.
+
+    Raises:
+        ConfigError: It can never be a file.
+    """
+    if config.delivery.dead_letter is None:
+        return None
+    options = JsonlOutputOptions(type="jsonl", path=str(config.delivery.dead_letter))
+    with located(config, "delivery"):
+        return JsonlOutput(options, "dead_letter", key="dead_letter")
+
+
 def open_state(config: Config) -> tuple[Path, StateDb | None]:
     """The state folder, and `state.db` where an input keeps positions."""
-    directory = state_directory(config.state)
+    with located(config):
+        directory = state_directory(config.state)
     keeps = any("state" in INPUTS[options.type].needs for options in config.inputs)  # type: ignore[attr-defined]
     return directory, StateDb.open(directory, on_lost_state=config.state.on_lost_state) if keeps else None

@@ -12,7 +12,17 @@ from pathlib import Path
 from types import NoneType, UnionType
 from typing import TYPE_CHECKING, Annotated, Any, Literal, Self, Union, get_args, get_origin
 
-from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, SecretStr, field_validator, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    PrivateAttr,
+    SecretStr,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
+from pydantic_core import InitErrorDetails, PydanticCustomError
 
 from logclf_daemon.documents import Document, Place, load, parse, validated
 from logclf_daemon.enrichment import Meaning, Standard
@@ -25,6 +35,7 @@ from logclf_daemon.taxonomy import DEFAULT_LABELS, Taxonomy
 
 DEFAULT_PATH = Path("/etc/logclf/config.yaml")
 SYSTEM_STATE = Path("/var/lib/logclf-daemon")
+STATE_DIRECTORY: Place = ("state", "directory")
 CREDENTIALS = Path("/etc/logclf/credentials")  # what the unit's LoadCredential=logclf: takes
 
 
@@ -136,9 +147,14 @@ class Config(_Section):
     @model_validator(mode="after")
     def _meanings_of_labels(self) -> Self:
         unknown = [label for label in self.record.meanings if label not in self.taxonomy]
-        if unknown:
-            raise ValueError(f"record.meanings: {unknown[0]!r} is not a label{self.taxonomy.suggestion(unknown[0])}")
+        if unknown:  # each at its own key, not at the top of the file
+            raise ValidationError.from_exception_data("Config", [self._no_label(label) for label in unknown])
         return self
+
+    def _no_label(self, label: str) -> InitErrorDetails:
+        words = {"label": repr(label), "hint": self.taxonomy.suggestion(label)}
+        kind = PydanticCustomError("unknown_label", "{label} is not a label{hint}", words)
+        return InitErrorDetails(type=kind, loc=("record", "meanings", label), input=label)
 
     @property
     def taxonomy(self) -> Taxonomy:
@@ -153,9 +169,13 @@ def located(config: Config, *section: str | int) -> Iterator[None]:
     except ConfigError as error:
         if not error.key:
             raise
-        place = (*section, *error.key)
-        where = f"{config._written.where(place)}: " if config._written is not None else ""
-        raise ConfigError(f"{where}{'.'.join(map(str, place))}: {error.text}") from error
+        raise ConfigError(f"{spot(config, (*section, *error.key))}: {error.text}") from error
+
+
+def spot(config: Config, place: Place) -> str:
+    """`file:line: key` of an option, or whatever gave it."""
+    where = f"{config._written.where(place)}: " if config._written is not None else ""
+    return where + ".".join(map(str, place))
 
 
 def with_defaults(config: Config) -> Config:
@@ -382,14 +402,14 @@ def _credential(name: str, where: str) -> Path:
     return found
 
 
-def written_files(config: Config) -> Iterator[tuple[str, Path]]:
-    """The files that the configuration names to be written, and what they are."""
-    for options in config.outputs:
+def written_files(config: Config) -> Iterator[tuple[Place, Path]]:
+    """The options that name files to be written, and the files."""
+    for at, options in enumerate(config.outputs):
         path = getattr(options, "path", "-")
         if path != "-":
-            yield f"output {path}", Path(path).absolute()
+            yield ("outputs", at, "path"), Path(path)
     if config.delivery.dead_letter is not None:
-        yield f"dead letter {config.delivery.dead_letter}", config.delivery.dead_letter.absolute()
+        yield ("delivery", "dead_letter"), config.delivery.dead_letter
 
 
 def _own_state() -> list[Path]:
@@ -417,6 +437,11 @@ def reviewed_state(options: StateOptions) -> Path:
     return state_directory(options)
 
 
+def saved_rules(state: Path) -> Path:
+    """Where rules that people save on the page go if no folder of `rules.paths` can be written: they count too."""
+    return state / "rules.d"
+
+
 def state_directory(options: StateOptions) -> Path:
     """The folder for `state.db` and `cache.db`, made if need be.
 
@@ -432,4 +457,5 @@ def state_directory(options: StateOptions) -> Path:
             continue
         if os.access(place, os.W_OK | os.X_OK):
             return place
-    raise ConfigError(f"state.directory: {places[-1]} cannot be written; create it or set another with --state-dir")
+    what = f"{places[-1]} cannot be written; create it or set another with --state-dir"
+    raise ConfigError(what, STATE_DIRECTORY) if options.directory else ConfigError(f"state.directory: {what}")

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 
 class LogclfError(Exception):
     """Anything a person can act on: the text says where, what and what to do."""
@@ -23,6 +26,17 @@ class ConfigError(LogclfError):
         self.key = key
 
 
+@contextmanager
+def inside(*section: str | int) -> Iterator[None]:
+    """A mistake of a part: its option is one of this section of the configuration."""
+    try:
+        yield
+    except ConfigError as error:
+        if not error.key:
+            raise
+        raise ConfigError(error.text, (*section, *error.key)) from error
+
+
 class BadInput(LogclfError):
     """The data given on the command line cannot be read as what it should be (exit 65)."""
 
@@ -33,6 +47,10 @@ class ServiceUnavailable(LogclfError):
     """Something this command needs does not answer: a port, a running daemon, Ollama (exit 69)."""
 
     exit_code = 69
+
+
+class NoRoom(ServiceUnavailable):
+    """The disk is full: it mends without us, so a daemon waits where a command gives up."""
 
 
 class StageError(LogclfError):

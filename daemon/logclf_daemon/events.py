@@ -408,6 +408,14 @@ class StateTrouble(Event):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class WaitsForRoom(Event):
+    message = "not started yet: waits for room on the disk"
+    level = logging.ERROR
+
+    error: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Bug(Event):
     message = "a bug of ours; please report it with the traceback below"
     level = logging.ERROR

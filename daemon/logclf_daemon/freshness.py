@@ -7,7 +7,7 @@ import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from logclf_daemon.config import Config
+from logclf_daemon.config import Config, saved_rules
 from logclf_daemon.resources import folder
 
 WATCH_SECS = 0.25  # how often they are looked at: a save is in force within a second
@@ -17,28 +17,28 @@ Look = tuple[tuple[str, int, int, int], ...]
 
 
 class Freshness:
-    """Remembers how the files of a configuration looked."""
+    """Remembers how the files of a configuration looked, and the rules saved in the state folder."""
 
-    def __init__(self) -> None:
+    def __init__(self, state: Path | None = None) -> None:
+        self._saved = [saved_rules(state)] if state is not None else []
         self._seen: dict[Path, Look] = {}
         self._looks = 0
 
     def note(self, config: Config) -> None:
         """All of it is about to be read: what is saved from now on is a change."""
-        self._seen |= {place: _look(place) for place in (*_own(config), *_shipped(config))}
+        self._seen |= {place: _look(place) for place in (*self._own(config), *_shipped(config))}
 
     def changed(self, config: Config) -> bool:
         """Whether a file is not as it was noted."""
         self._looks += 1
-        places = _own(config)
+        places = self._own(config)
         if self._looks % SHIPPED_EVERY == 0:
             places += _shipped(config)
         return any(_look(place) != self._seen.get(place) for place in places)
 
-
-def _own(config: Config) -> list[Path]:
-    own_model = config.model.enabled and config.model.path != "builtin"
-    return [*config.rules.paths, *([config.model.folder] if own_model else [])]
+    def _own(self, config: Config) -> list[Path]:
+        own_model = config.model.enabled and config.model.path != "builtin"
+        return [*config.rules.paths, *self._saved, *([config.model.folder] if own_model else [])]
 
 
 def _shipped(config: Config) -> list[Path]:

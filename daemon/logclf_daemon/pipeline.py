@@ -19,7 +19,7 @@ from typing import Protocol, TypeVar
 
 from logclf_daemon.cascade import Cascade, Classified
 from logclf_daemon.codec import event_time, raw_str, sealed_with
-from logclf_daemon.errors import LogclfError, OutputUnavailable, RecordRejected
+from logclf_daemon.errors import LogclfError, OutputUnavailable, RecordRejected, inside
 from logclf_daemon.events import (
     Bug,
     OutputAway,
@@ -149,11 +149,20 @@ class Pipeline:
         self._failure: BaseException | None = None
 
     async def open(self) -> None:
-        """Open outputs, then inputs: after this the daemon is ready."""
-        for output in [*(slot.output for slot in self.outputs), *([self._dead_letter] if self._dead_letter else [])]:
-            await output.open()
-        for source in self.inputs:
-            await source.open()
+        """Open outputs, then inputs: after this the daemon is ready.
+
+        Raises:
+            ConfigError: One can never work as configured; its key begins with `outputs`, `delivery` or `inputs`.
+        """
+        for at, slot in enumerate(self.outputs):
+            with inside("outputs", at):
+                await slot.output.open()
+        if self._dead_letter is not None:
+            with inside("delivery"):
+                await self._dead_letter.open()
+        for at, source in enumerate(self.inputs):
+            with inside("inputs", at):
+                await source.open()
 
     def stop(self) -> None:
         """Read no further; deliver what is under way."""

@@ -9,6 +9,7 @@ import os
 import signal
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
+from pathlib import Path
 
 from logclf_daemon import __version__
 from logclf_daemon.activation import CONTROL, PassedSockets
@@ -27,7 +28,7 @@ from logclf_daemon.build import (
 from logclf_daemon.cascade import Cascade
 from logclf_daemon.config import Config, located
 from logclf_daemon.control import Answer, ControlServer, socket_path
-from logclf_daemon.errors import ConfigError
+from logclf_daemon.errors import ConfigError, NoRoom
 from logclf_daemon.events import (
     Reloaded,
     ReloadRefused,
@@ -36,17 +37,20 @@ from logclf_daemon.events import (
     Started,
     Stopped,
     Stopping,
+    WaitsForRoom,
     emit,
 )
 from logclf_daemon.freshness import WATCH_SECS, Freshness
 from logclf_daemon.heap import give_back
 from logclf_daemon.http.server import STOP_SECS, HttpServer
-from logclf_daemon.notify import notify, notify_reloading, watchdog_secs
+from logclf_daemon.notify import notify, notify_reloading, notify_step, watchdog_secs
 from logclf_daemon.pipeline import Pipeline
+from logclf_daemon.state import StateDb
 from logclf_daemon.tap import Tap
 from logclf_daemon.telemetry import Running
 
 TAP_SECS = 0.2
+ROOM_SECS = 2.0
 SETTLED_SECS = 3.0
 SEEN_SECS = 10.0  # how often it is written down which remembered verdicts were used
 RESTART_SECTIONS = ("inputs", "outputs", "state", "record", "delivery", "http")
@@ -75,9 +79,9 @@ class Service:
             LogclfError: It cannot start, or an input or output failed for good.
         """
         sockets = PassedSockets.from_environment()
-        directory, state = open_state(self.config)
+        directory, state = await self._open_state()
         self._directory = directory
-        self._files = Freshness()
+        self._files = Freshness(directory)
         self._files.note(self.config)
         self._parts = build_parts(self.config, directory)
         tell_unused(self._parts)
@@ -98,9 +102,9 @@ class Service:
         self._http = HttpServer(self.config.http, self._http_app) if self.config.http.listen is not None else None
         try:
             self._pipeline = build_pipeline(self.config, self._cascade, state, once=self._once, sockets=sockets)
-            await self._pipeline.open()
-            if self._http is not None:
-                with located(self.config):
+            with located(self.config):
+                await self._pipeline.open()
+                if self._http is not None:
                     self._http.open()
             if not self._once:
                 await control.open()
@@ -114,6 +118,21 @@ class Service:
             self._close()
             if state is not None:
                 state.close()
+
+    async def _open_state(self) -> tuple[Path, StateDb | None]:
+        """Wait for room on a full disk, as running daemons do: giving up would need a person to start it again."""
+        told = False
+        while True:
+            try:
+                return open_state(self.config)
+            except NoRoom as error:
+                if self._once:
+                    raise
+                if not told:
+                    emit(WaitsForRoom(error=str(error)))
+                    told = True
+                notify_step("waits for room on the disk")
+                await asyncio.sleep(ROOM_SECS)
 
     async def _serve(self, pipeline: Pipeline) -> None:
         with self._signals(pipeline):

@@ -7,8 +7,10 @@ stays in memory and goes out with the next write that works.
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import os
+import shutil
 import sqlite3
 import threading
 import time
@@ -18,7 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, cast
 
-from logclf_daemon.errors import ConfigError, ServiceUnavailable
+from logclf_daemon.errors import ConfigError, NoRoom, ServiceUnavailable
 from logclf_daemon.events import StateTrouble, emit
 from logclf_daemon.migrating import migrate
 
@@ -28,6 +30,7 @@ if TYPE_CHECKING:
 FILE_NAME = "state.db"
 APPLICATION_ID = 0x4C4F4743  # "LOGC"
 VERSION = 1
+LEAST_FREE_BYTES = 256 << 10  # with less, SQLite may not even open what is there: it makes files beside it
 MOST_PARTS = 10_000  # kept in memory while the disk takes no writes
 REMEMBER_SECS = 7 * 86400  # how long a finished file is known: its copies and its re-used inode are told apart by it
 # The write-ahead log needs memory shared by all processes on the file, which network file systems don't give.
@@ -126,6 +129,7 @@ class StateDb:
         Raises:
             ConfigError: A network file system, a database of something else or of a newer version, or an unreadable
                 one where `on_lost_state` says `refuse`.
+            NoRoom: The disk is full.
             ServiceUnavailable: Not writable, or in use by another daemon.
         """
         kind = (filesystem_type or mounted_type)(directory)
@@ -138,6 +142,8 @@ class StateDb:
             directory.mkdir(parents=True, exist_ok=True, mode=0o750)
             lock = _locked(directory)
         except OSError as error:
+            if error.errno == errno.ENOSPC:
+                raise NoRoom(f"{directory}: the disk is full, make room") from error
             raise ServiceUnavailable(f"{directory}: {error.strerror}; the daemon's user must own it") from error
         try:
             connection, lost = _open_or_quarantine(path, on_lost_state, now())
@@ -400,6 +406,8 @@ def _open_or_quarantine(path: Path, on_lost_state: OnLostState, now: float) -> t
         except sqlite3.DatabaseError as error:
             if connection is not None:
                 connection.close()
+            if not _is_damage(error) and shutil.disk_usage(path.parent).free < LEAST_FREE_BYTES:
+                raise NoRoom(f"{path}: {error}; the disk is full, make room") from error
             if not _is_damage(error) or problem:
                 raise ServiceUnavailable(f"{path}: {error}; is the disk full or the file not writable?") from error
             problem = str(error)

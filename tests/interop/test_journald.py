@@ -31,6 +31,7 @@ class Journal:
         self._remote = remote
         self._count = 0
         self._files = 0
+        self.passed_secs = 0  # between the first entry and the coming ones
         folder.mkdir()
 
     def write(self, *messages: Value, boot: int = 0, **fields: Value) -> None:
@@ -39,7 +40,7 @@ class Journal:
         for message in messages:
             self._count += 1
             meta: dict[str, Value] = {
-                "__REALTIME_TIMESTAMP": str(1_700_000_000_000_000 + self._count * 1000),
+                "__REALTIME_TIMESTAMP": str(1_700_000_000_000_000 + self.passed_secs * 1_000_000 + self._count * 1000),
                 "__MONOTONIC_TIMESTAMP": str(self._count * 1000),
                 "_BOOT_ID": BOOTS[boot],
                 "_MACHINE_ID": "a" * 32,
@@ -129,6 +130,24 @@ def test_a_cursor_that_is_none_costs_nothing_but_a_repetition(journal: Journal) 
 
     assert after[-1] == b"new"
     assert len(after) <= 3
+
+
+def test_a_journal_made_anew_after_the_clock_was_set_back_is_read_at_once(journal: Journal) -> None:
+    state = StateDb.in_memory()
+    journal.passed_secs = 2_000_000_000
+    journal.write("in 2087")
+    asyncio.run(read(state, journal, None))
+    (journal.folder / "system1.journal").unlink()
+    journal.passed_secs = 0
+    journal.write("one", "two", boot=1)
+
+    first = messages(asyncio.run(read(state, journal, None)))
+    second = messages(asyncio.run(read(state, journal, None)))
+    journal.write("three", boot=1)
+    third = messages(asyncio.run(read(state, journal, None)))
+    state.close()
+
+    assert (first, second, third) == ([b"one", b"two"], [], [b"three"])
 
 
 def test_following_goes_on_through_rotations(journal: Journal) -> None:

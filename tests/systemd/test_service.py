@@ -6,6 +6,7 @@ import json
 from collections.abc import Iterator
 from pathlib import Path
 
+import httpx
 import pytest
 
 from forward_sink import ForwardSink
@@ -209,6 +210,44 @@ def test_a_reload_tells_whether_it_was_taken(service: Service, sink: ForwardSink
     service.log("boom")
     assert sink.records(1)[0][1][b"logclf"][b"label"] == b"Critical Error"
     assert (service.pid, service.show("ActiveState")) == (pid, "active")
+
+
+def test_a_rule_is_saved_on_the_page_within_the_sandbox(service: Service, sink: ForwardSink) -> None:
+    service.configure(CONFIG + "http: {listen: '127.0.0.1:24280'}\n")
+    service.start()
+    rule = {"id": "own-x", "label": "Error", "pattern": "fine words", "example": "fine words"}
+
+    saved = service.machine.in_network(
+        lambda: httpx.post("http://127.0.0.1:24280/api/v1/rules", json=rule, timeout=60, trust_env=False)
+    )
+
+    assert (saved.status_code, saved.json()["file"]) == (201, "/var/lib/logclf-daemon/rules.d/review.yaml")
+    service.restart()
+    service.log("fine words")
+    assert sink.records(1)[0][1][b"logclf"][b"rule"] == b"own-x"
+
+
+def test_a_start_on_a_full_disk_waits_for_room(service: Service, sink: ForwardSink) -> None:
+    service.start()
+    service.log("before")
+    assert sink.records(1)[0][1][b"log"] == b"before"
+    service.stop()
+    machine, state = service.machine, "/var/lib/private/logclf-daemon"
+    machine.run(f"mv {state} {state}.kept; mkdir {state}; mount -t tmpfs -o size=600k tmpfs {state}")
+    try:
+        machine.run(f"cp -a {state}.kept/. {state}; chown --reference={state}.kept {state}; chmod 700 {state}")
+        machine.run(f"dd if=/dev/zero of={state}/fill bs=4k", check=False)
+
+        machine.run("systemctl start --no-block logclf-daemon")
+        machine.wait_for(lambda: "waits for room" in service.journal())
+        service.log("after")
+        assert (service.show("ActiveState"), service.restarts) == ("activating", 0)
+
+        machine.run(f"rm {state}/fill")
+        assert [record[b"log"] for _, record in sink.records(2)] == [b"before", b"after"]
+    finally:
+        service.stop()
+        machine.run(f"umount {state}; rmdir {state}; rm -r {state}.kept", check=False)
 
 
 def test_a_stop_delivers_what_is_under_way(service: Service) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, suppress
 from itertools import repeat
 from pathlib import Path
@@ -12,17 +12,19 @@ from typing import Any
 import click
 from click.core import ParameterSource
 
-from logclf_daemon.build import build_parts, unused_by_own_labels
+from logclf_daemon.build import build_parts, dead_letter_of, unused_by_own_labels
 from logclf_daemon.cli import ENVIRONMENT, name_variables
 from logclf_daemon.cli.options import config_file, config_option
 from logclf_daemon.cli.run import run, sections_of
 from logclf_daemon.config import (
     DEFAULT_PATH,
+    STATE_DIRECTORY,
     CascadeFlags,
     Config,
     load_config,
     located,
     overridden,
+    spot,
     unknown_variables,
     with_defaults,
     written,
@@ -34,6 +36,7 @@ from logclf_daemon.errors import ConfigError
 from logclf_daemon.http.server import split_listen
 from logclf_daemon.installation import service_sandbox
 from logclf_daemon.registry import INPUTS, OUTPUTS
+from logclf_daemon.writable import NEVER, look_at_file, look_at_folder
 
 # The options of `run` that stand for options of the configuration.
 FLAGS: dict[str, Place] = {
@@ -79,10 +82,14 @@ def check(path: Path | None, config_path: Path | None) -> None:
     if checked.http.listen is not None:
         with located(checked):
             split_listen(checked.http)
+    dead_letter_of(checked)
+    notes = list(_not_writable(checked))
     with closing(build_parts(checked, None)) as parts:  # as `run` does
         count, unused = len(parts.rules), unused_by_own_labels(parts)
     _refuse_forbidden(checked, path)
     click.echo(f"ok: {path}: {len(checked.inputs)} inputs, {len(checked.outputs)} outputs, {count} rules")
+    for note in notes:
+        click.echo(f"note: {note}")
     if unused is not None:
         click.echo(f"note: {unused.text()}")
     for name, meant in unknown_variables(_variables_of_commands()).items():
@@ -114,10 +121,31 @@ def _refuse_forbidden(checked: Config, path: Path) -> None:
     sandbox = service_sandbox() if path == DEFAULT_PATH else None
     if sandbox is None:
         return
-    for name, file in written_files(checked):
+    for place, file in written_files(checked):
         with suppress(PermissionError):  # closed to this user: doctor, by root, tells
-            if (refusal := sandbox.refusal(file.parent)) is not None:
-                raise ConfigError(f"{path}: {name}: {file.parent} is {refusal}")
+            if (refusal := sandbox.refusal(file.absolute().parent)) is not None:
+                raise ConfigError(f"{spot(checked, place)}: {file.parent} is {refusal}")
+
+
+def _not_writable(config: Config) -> Iterator[str]:
+    """What keeps this user, or this hour, from writing where the configuration says; the daemon's may be another.
+
+    Raises:
+        ConfigError: Nobody can ever write there.
+    """
+    places: list[tuple[Place, Path, Callable[[Path], None]]]
+    places = [(place, path, look_at_file) for place, path in written_files(config)]
+    if config.state.directory is not None:
+        places.append((STATE_DIRECTORY, config.state.directory, look_at_folder))
+    for place, path, look in places:
+        try:
+            look(path)
+        except NEVER as error:
+            why = f"{path}: cannot be written to: {error.strerror}; correct the path"
+            raise ConfigError(f"{spot(config, place)}: {why}") from error
+        except OSError as error:
+            why = f"{path}: cannot be written to by this user now: {error.strerror}: {error.filename}"
+            yield f"{spot(config, place)}: {why}"
 
 
 @click.option("--json", "as_json", is_flag=True, help="Machine-readable: key, value, from.")

@@ -203,8 +203,9 @@ def _outputs(config: Config) -> Iterator[Finding]:
 
 def _written(config: Config, sandbox: Sandbox | None) -> Iterator[Finding]:
     """Whether the folders of files it writes can be written: by the service, where it is meant, else by this user."""
-    for name, path in written_files(config):
-        place = path.parent
+    for option, path in written_files(config):
+        name = f"{'output' if option[0] == 'outputs' else 'dead letter'} {path}"
+        place = path.absolute().parent
         if sandbox is not None and sandbox.owns(place):
             yield Finding("ok", f"{name}: {place} is a folder of the service")
         elif sandbox is None and os.access(place, os.W_OK | os.X_OK):

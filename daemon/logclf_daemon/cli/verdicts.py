@@ -17,7 +17,7 @@ import click
 from logclf_daemon.build import open_memory
 from logclf_daemon.cli import harmless
 from logclf_daemon.cli.options import Command, base_config, config_option
-from logclf_daemon.config import StateOptions, reviewed_state
+from logclf_daemon.config import StateOptions, located, reviewed_state, state_directory
 from logclf_daemon.errors import LogclfError
 from logclf_daemon.generation import source_class
 from logclf_daemon.stages._verdicts import exported
@@ -54,7 +54,11 @@ def _with_memory(command: Command) -> Callable[..., Any]:
 def opened(config_path: Path | None, state_dir: Path | None) -> Iterator[tuple[VerdictMemory, Taxonomy]]:
     """The memory of the configured (or this) state folder, and the labels in force."""
     config = base_config(config_path)
-    state = reviewed_state(StateOptions(directory=state_dir) if state_dir is not None else config.state)
+    if state_dir is not None:
+        state = state_directory(StateOptions(directory=state_dir))
+    else:
+        with located(config):
+            state = reviewed_state(config.state)
     llm = LlmStage(config.llm, config.taxonomy)
     try:
         memory = open_memory(config, llm, state)

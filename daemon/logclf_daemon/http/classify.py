@@ -16,6 +16,7 @@ from starlette.datastructures import UploadFile
 from starlette.exceptions import HTTPException
 
 from logclf_daemon.cascade import Cascade
+from logclf_daemon.explained import explained
 from logclf_daemon.generation import Answer
 from logclf_daemon.http import schemas
 from logclf_daemon.http.host import Now
@@ -131,9 +132,9 @@ def router() -> APIRouter:
         responses=responses(422),
     )
     async def explain_line(line: schemas.LogLine, now: Now) -> Any:
-        """What each stage says of a line, and why it gets its label."""
+        """What each stage says of a line, why it gets its label, and the record that would be written."""
         raw = line.log_message.encode("utf-8", "replace")
-        return (await now.cascade.explain(line.source, raw)).fields() | {"line": line.log_message}
+        return await explained(now.cascade, now.config, line.source, raw) | {"line": line.log_message}
 
     return routes
 

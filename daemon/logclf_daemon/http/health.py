@@ -36,7 +36,7 @@ def router(history: History) -> APIRouter:
     async def status(now: Now) -> Facts:
         """What runs, what came in and went out, what waits."""
         labels = [{"name": name, "description": words} for name, words in now.config.taxonomy.labels.items()]
-        return now.live() | {"labels": labels, "rules_folder": bool(now.config.rules.paths)}
+        return now.live() | {"labels": labels, "rules_folder": bool(now.config.rules.paths or now.directory)}
 
     @routes.get("/api/v1/history")
     async def rates() -> Facts:

@@ -13,7 +13,8 @@ from typing import Any
 import re2
 import yaml
 
-from logclf_daemon.config import Config
+from logclf_daemon.build import rules_in_force
+from logclf_daemon.config import Config, saved_rules
 from logclf_daemon.errors import BadInput, ConfigError
 from logclf_daemon.masking import masked
 from logclf_daemon.resources import cache_directory, folder
@@ -69,22 +70,26 @@ def matches(pattern: str, *, ignore_case: bool, seen: Sequence[Seen]) -> dict[st
     }
 
 
-def save(config: Config, rule: dict[str, Any]) -> Path:
+def save(config: Config, state: Path | None, rule: dict[str, Any]) -> Path:
     """Add a rule to `review.yaml` in the user's rules folder, after the whole set was compiled and tried with it.
+
+    That is the first folder of `rules.paths` that can be written, else one in the state folder.
 
     Raises:
         ConfigError: The set with it is refused, or there is no folder to save to; nothing was changed.
     """
-    target = next((place / FILE_NAME for place in config.rules.paths if place.is_dir()), None)
-    if target is None:
-        raise ConfigError("rules.paths: there is no folder to save to; name one, such as /etc/logclf/rules.d")
+    places = [place for place in config.rules.paths if place.is_dir() and os.access(place, os.W_OK | os.X_OK)]
+    if not places and state is None:
+        raise ConfigError("rules.paths: there is no folder to save to; name one that can be written")
+    target = (places[0] if places or state is None else saved_rules(state)) / FILE_NAME
     rules = [*_rules_in(target), rule]
     words = "# Rules saved on the live page. Comments in this file are not kept.\n"
     text = words + yaml.safe_dump({"version": 1, "rules": rules}, sort_keys=False, allow_unicode=True, width=1000)
     with tempfile.TemporaryDirectory() as trial:
         tried = Path(trial) / FILE_NAME
         tried.write_text(text, encoding="utf-8")
-        others = [path for path in rule_paths(config.rules.paths) if path != target]
+        in_force = rules_in_force(config, state)
+        others = [path for path in rule_paths(in_force.paths) if path != target]
         try:
             options = RulesOptions(paths=(*others, tried), builtin=config.rules.builtin)
             load_rules(options, config.taxonomy, folder("rules"), cache_directory())
@@ -107,6 +112,7 @@ def _rules_in(path: Path) -> list[Any]:
 def _replace(path: Path, text: str) -> None:
     unfinished = path.with_name(f".{path.name}.tmp")
     try:
+        path.parent.mkdir(mode=0o700, exist_ok=True)
         with unfinished.open("w", encoding="utf-8") as file:
             file.write(text)
             file.flush()

@@ -116,11 +116,9 @@ def router() -> APIRouter:
     @routes.post("/rules", status_code=201, response_model=schemas.Saved, responses=responses(403, 409, 422))
     async def save_rule(host: TheHost, now: Now, rule: schemas.NewRule) -> Any:
         """Save a rule to the user's folder, after the whole set was compiled and tried with it; it is in force then."""
-        if not any(place.is_dir() for place in now.config.rules.paths):
-            raise HTTPException(409, "rules.paths names no folder to save to; add one, such as /etc/logclf/rules.d")
         async with saving:
             try:
-                path = await asyncio.to_thread(proposals.save, now.config, _as_written(rule))
+                path = await asyncio.to_thread(proposals.save, now.config, now.directory, _as_written(rule))
             except ConfigError as error:
                 raise BadInput(str(error)) from error
             refused = await host.reload()

@@ -63,12 +63,16 @@ class Step(BaseModel):
 
 
 class Explanation(BaseModel):
-    """A line, its verdict and what each stage said."""
+    """A line, its verdict, what each stage said, and the record."""
 
     line: str
     template: str
     logclf: Verdict
     steps: list[Step]
+    record: dict[str, Any] = Field(
+        description="What `run` would write of a file with this line, `record.enrich` and all.",
+        examples=[{"log": "sshd[811]: …", "event.kind": "alert", "logclf": {"label": "Security Alert"}}],
+    )
 
 
 class TemplateRow(BaseModel):

@@ -8,7 +8,7 @@ import time
 from pathlib import Path
 
 from logclf_daemon.build import build_parts, cascade_of, close, generation_of, reviews, tell_unused
-from logclf_daemon.config import DEFAULT_PATH, Config, load_config, state_directory
+from logclf_daemon.config import DEFAULT_PATH, Config, load_config, located, state_directory
 from logclf_daemon.errors import ConfigError
 from logclf_daemon.events import Reloaded, ReloadRefused, emit
 from logclf_daemon.freshness import WATCH_SECS, Freshness
@@ -24,9 +24,10 @@ class Standalone:
 
     def __init__(self, config: Config) -> None:
         self._started = time.monotonic()
-        self._directory = state_directory(config.state)
+        with located(config):
+            self._directory = state_directory(config.state)
         self._config = config
-        self._files = Freshness()
+        self._files = Freshness(self._directory)
         self._files.note(config)
         self._parts = build_parts(config, self._directory)
         tell_unused(self._parts)

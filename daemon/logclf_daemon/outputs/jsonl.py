@@ -22,6 +22,7 @@ from logclf_daemon.loose import LooseThreads
 from logclf_daemon.outputs._jsonl.text import JsonText
 from logclf_daemon.record import AnyRecord, Batch
 from logclf_daemon.sandbox import writing_hint
+from logclf_daemon.writable import NEVER, look_at_file
 
 CLOSE_SECS = 2.0  # for the last write, if its reader takes it
 _C1 = re.compile(rb"\xc2[\x80-\x9f]")  # control characters that JSON leaves as they are and some terminals obey
@@ -42,12 +43,20 @@ class JsonlOutputOptions(BaseModel):
 
 
 class JsonlOutput:
-    """Writes each batch with one system call, in the order of the calls."""
+    """Writes each batch with one system call, in the order of the calls. `key` is the option that names the file."""
 
-    def __init__(self, options: JsonlOutputOptions, name: str = "jsonl") -> None:
+    def __init__(self, options: JsonlOutputOptions, name: str = "jsonl", *, key: str = "path") -> None:
         self.name = name
         self._options = options
+        self._key = key
         self._stdout = options.path == "-"
+        if not self._stdout:
+            try:
+                look_at_file(Path(options.path))
+            except NEVER as error:
+                raise self._cannot_be_opened(error) from error
+            except OSError:
+                pass  # who checks may be another user, and at another time: opening it will tell
         self._fd = -1
         self._terminal = False
         self._text = JsonText()
@@ -62,10 +71,11 @@ class JsonlOutput:
         try:
             self._reopen()
         except OSError as error:
-            path = self._options.path
-            raise ConfigError(
-                f"output {path}: cannot be opened: {error.strerror}; {writing_hint(path, error)}"
-            ) from error
+            raise self._cannot_be_opened(error) from error
+
+    def _cannot_be_opened(self, error: OSError) -> ConfigError:
+        what_to_do = writing_hint(self._options.path, error)
+        return ConfigError(f"{self._options.path}: cannot be opened: {error.strerror}; {what_to_do}", (self._key,))
 
     async def write(self, batch: Batch) -> None:
         if batch.opaque is not None:

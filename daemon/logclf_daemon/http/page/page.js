@@ -31,7 +31,9 @@ function shown(number) {
   return number.toFixed(1);
 }
 
-function many(number, word) { return `${shown(number)} ${word}${number === 1 ? "" : "s"}`; }
+function word(number, one) { return number === 1 ? one : one + "s"; }
+
+function many(number, one) { return `${shown(number)} ${word(number, one)}`; }
 
 function span(secs) {
   if (secs < 1) return "now";
@@ -134,12 +136,12 @@ function showTiles() {
   const share = (stage) => all ? (100 * (stages.get(stage) || 0) / all).toFixed(1) + " %" : "–";
   const lag = Math.max(0, ...Object.values(now.inputs).map((input) => input.lag_secs));
   $("tiles").replaceChildren(
-    tile("lines a second", shown(rate)),
-    tile("lines since the start", shown(all)),
+    tile(word(rate, "line") + " a second", shown(rate)),
+    tile(word(all, "line") + " since the start", shown(all)),
     tile("decided by rules", share("rules")),
     tile("Unclassified", share("none")),
     tile("behind", Object.keys(now.inputs).length ? (lag < 1 ? "< 1 s" : span(lag)) : "–", lag > 60 ? "bad" : lag > 5 ? "warn" : ""),
-    tile("templates known", shown(now.templates)),
+    tile(word(now.templates, "template") + " known", shown(now.templates)),
   );
 }
 
@@ -185,7 +187,7 @@ function showFlow() {
   const { llm } = now, off = llm.state === "off";
   const tone = off || llm.state === "unknown" ? "neutral" : llm.available ? "" : "warn";
   rows.push(flowRow("LLM", llm.state.replace("_", " "), tone,
-    off ? "switched off" : `${llm.model}: ${shown(llm.questions)} questions queued, ${shown(llm.records_waiting)} lines wait` + (llm.available ? "" : "; not asked for now")));
+    off ? "switched off" : `${llm.model}: ${many(llm.questions, "question")} queued, ${many(llm.records_waiting, "line")} ${llm.records_waiting === 1 ? "waits" : "wait"}` + (llm.available ? "" : "; not asked for now")));
   $("flow").replaceChildren(...rows);
 }
 
@@ -193,7 +195,7 @@ function showHealth() {
   const { now } = state;
   $("health").textContent = now.ready ? "ready" : "not ready";
   $("health").className = "pill " + (now.ready ? "good" : "bad");
-  $("about").textContent = `${now.version} · generation ${now.generation} · ${now.rules} rules · model ${now.model} · up ${span(now.uptime_secs)}`;
+  $("about").textContent = `${now.version} · generation ${now.generation} · ${many(now.rules, "rule")} · model ${now.model} · up ${span(now.uptime_secs)}`;
   const lines = [...now.troubles.map((text) => [text, ""]), ...now.notes.map((text) => [text, "note"])];
   $("troubles").replaceChildren(...lines.map(([text, tone]) => element("p", { class: tone, textContent: harmless(text) })));
   $("troubles").hidden = !lines.length;
@@ -320,7 +322,7 @@ async function listOnce() {
   }
   $("nothing").hidden = rows.length > 0;
   $("nothing").textContent = wanted ? "Nothing fits the filter." : state.kind === "all" ? "No line came by yet." : "Nothing to review: rules, memory and model are sure of everything that came by.";
-  $("review-note").textContent = found.total ? `${shown(Math.min(state.limit, found.total))} of ${shown(found.total)} templates` : "";
+  $("review-note").textContent = found.total ? `${shown(Math.min(state.limit, found.total))} of ${many(found.total, "template")}` : "";
   $("more").hidden = found.total <= state.limit || state.limit >= 2000;
 }
 
@@ -425,6 +427,7 @@ async function explain(event) {
       element("p", { class: "verdict" }, label, element("span", { class: "tag", textContent: why }), element("span", { class: "quiet", textContent: verdict.confidence == null ? "" : `confidence ${verdict.confidence.toFixed(2)}` })),
       element("p", { class: "quiet" }, "template ", element("code", { textContent: harmless(found.template) })),
       element("table", { class: "steps" }, element("thead", {}, element("tr", {}, ...["stage", "says", "why", "took"].map((text) => element("th", { textContent: text })))), element("tbody", {}, ...rows)),
+      element("p", { class: "quiet record" }, "record ", element("code", { textContent: harmless(JSON.stringify(found.record)) })),
     );
   } catch (error) { box.replaceChildren(element("p", { class: "error", textContent: error.message })); }
 }

@@ -17,7 +17,7 @@ from logclf_daemon.events import InputNote, InputTrouble, emit
 from logclf_daemon.failpoint import reached
 from logclf_daemon.inputs._journald.export import Entry, ExportParser
 from logclf_daemon.inputs._journald.journalctl import NO_CURSOR, Journalctl, Selection, pause
-from logclf_daemon.inputs._journald.records import written_us
+from logclf_daemon.inputs._journald.records import numbered, written_us
 from logclf_daemon.inputs._journald.windows import Windows
 from logclf_daemon.record import Batch
 from logclf_daemon.state import StateDb
@@ -25,6 +25,7 @@ from logclf_daemon.state import StateDb
 COMMIT_SECS = 0.2
 IDLE_SECS = 5.0
 LOOKUP_SECS = 60.0
+AHEAD_SECS = 30.0
 FIRST_PAUSE_SECS, LONGEST_PAUSE_SECS = 0.5, 30.0
 
 
@@ -63,8 +64,9 @@ class JournalReader:
         self._renew_secs = renew_secs
         self._clock = clock
         self._now = now
-        _, self._cursor, self._since_us = windows.safe
+        _, self._cursor, self._cursor_us = windows.safe
         self._committed = windows.safe
+        self._read_before: tuple[str, int] | None = None  # up to which entry of a journal all are passed over
         self._known = False  # its position stands in the state database
         self._child: Journalctl | None = None
         self._parser = ExportParser(max_field_bytes)
@@ -78,12 +80,9 @@ class JournalReader:
 
     def skip_to_end(self) -> None:
         """Begin after what is there now."""
-        child, parser = Journalctl(self._selection.last()), ExportParser(self._max_field_bytes)
-        while block := child.read(self._wake, LOOKUP_SECS):
-            for entry in parser.feed(block):
-                self._cursor = entry.cursor
-                self._windows.begin_at(entry)
-        child.end(by_itself=block is not None)
+        if (entry := self._last(self._selection)) is not None:
+            self._cursor, self._cursor_us = entry.cursor, written_us(entry)
+            self._windows.begin_at(entry)
 
     def step(self) -> Step:
         """Read what comes, write it down; after a failure wait first.
@@ -130,6 +129,16 @@ class JournalReader:
             self._child = None
         self.commit()
 
+    def _last(self, selection: Selection) -> Entry | None:
+        """The newest entry there is now."""
+        child, parser = Journalctl(selection.last()), ExportParser(self._max_field_bytes)
+        last: Entry | None = None
+        while block := child.read(self._wake, LOOKUP_SECS):
+            for entry in parser.feed(block):
+                last = entry
+        child.end(by_itself=block is not None)
+        return last
+
     def _read(self) -> bytes | None:
         wait_secs = COMMIT_SECS if self._windows.in_flight else IDLE_SECS
         if self._child is None and (left := self._resume_at - self._clock()) > 0:
@@ -146,9 +155,10 @@ class JournalReader:
     def _start(self) -> None:
         self._parser = ExportParser(self._max_field_bytes)
         self._asked = self._cursor or None
-        self._renew_at = self._clock() + self._renew_secs
+        # Following an entry of the future shows nothing where the journal was made anew: it is looked at again soon.
+        self._renew_at = self._clock() + (min(AHEAD_SECS, self._renew_secs) if self._ahead else self._renew_secs)
         try:
-            arguments = self._selection.arguments(self._cursor, since_us=self._since_us, follow=self._following)
+            arguments = self._selection.arguments(self._cursor, since_us=self._cursor_us, follow=self._following)
             self._child = Journalctl(arguments)
         except ServiceUnavailable as error:
             self._failed(str(error))
@@ -163,6 +173,8 @@ class JournalReader:
         if renewed:
             return False
         if code == 0 or (not was_following and not child.complaint):
+            if not was_following and self._asked is not None and self._ahead and self._begin_anew():
+                return False
             self._following = not was_following and not self._once
             return not was_following
         if self._asked is not None and NO_CURSOR in child.complaint:
@@ -173,11 +185,39 @@ class JournalReader:
 
     def _go_by_time(self) -> None:
         """The stored cursor is none, and will be none next time too: the time of its entry tells where to go on."""
-        start = datetime.fromtimestamp(self._since_us / 1e6, UTC).isoformat(timespec="seconds")
-        resumes = f"reading goes on at {start}" if self._since_us else "reading starts at the oldest entry"
+        resumes = (
+            f"reading goes on at {_date(self._cursor_us)}" if self._cursor_us else "reading starts at the oldest entry"
+        )
         detail = f"journalctl does not take the stored cursor; {resumes}, some entries may come twice"
         emit(InputTrouble(input=self._name, what="cursor", where="journal", detail=detail))
         self._cursor = ""
+
+    @property
+    def _ahead(self) -> bool:
+        """Whether the clock was set back to before the entry that was read last."""
+        return bool(self._cursor) and self._cursor_us > self._now() * 1e6
+
+    def _begin_anew(self) -> bool:
+        """Nothing comes after an entry of the future. True if the journal was made anew since, and is to be read.
+
+        In the same journal entries are found by their number, whatever the clock says. One that was made anew, on a
+        host that starts without a clock or where its files were removed, is searched by time: what it has would be
+        passed over until the clock is where it was (systemd 6213).
+        """
+        try:
+            last = self._last(Selection(directory=self._selection.directory))
+        except ServiceUnavailable:
+            return False
+        before = numbered(self._cursor)
+        if last is None or written_us(last) >= self._cursor_us or numbered(last.cursor)[0] == before[0]:
+            return False
+        dates = f"the entry read last is of {_date(self._cursor_us)}, the newest one of {_date(written_us(last))}"
+        why = "the clock was set back and the journal made anew"
+        detail = f"{dates}: {why}; all that is in it is read, some entries may come twice"
+        emit(InputTrouble(input=self._name, what="clock", where="journal", detail=detail))
+        self._read_before = before
+        self._cursor, self._cursor_us = "", 0
+        return True
 
     def _failed(self, complaint: str) -> None:
         if self._once:
@@ -192,9 +232,20 @@ class JournalReader:
         self._pause_secs = FIRST_PAUSE_SECS
         if entry.cursor == asked:
             return  # the one read last
+        if self._read_before is not None:
+            journal, number = numbered(entry.cursor)
+            if journal == self._read_before[0] and number <= self._read_before[1]:
+                return
         if asked is not None and not self._following:
             emit(InputNote(input=self._name, what="the last entry read is gone from the journal", where=entry.cursor))
         self.trouble = ""
         self._cursor = entry.cursor
-        self._read_us = written_us(entry)
+        self._read_us = self._cursor_us = written_us(entry)
         self._windows.add(entry)
+
+
+def _date(microseconds: int) -> str:
+    try:
+        return datetime.fromtimestamp(microseconds / 1e6, UTC).isoformat(timespec="seconds")
+    except (ValueError, OverflowError, OSError):  # of another age
+        return f"{microseconds // 1_000_000} s after 1970"

@@ -28,6 +28,15 @@ def written_us(entry: Entry) -> int:
     return int(taken) if taken.isdigit() and len(taken) < 20 else 0
 
 
+def numbered(cursor: str) -> tuple[str, int]:
+    """Which journal an entry is of, and its number there: a journal made anew counts anew, under another name."""
+    journal, _, rest = cursor.partition(";")
+    try:
+        return journal, int(rest.partition(";")[0].removeprefix("i="), 16)
+    except ValueError:
+        return cursor, 0
+
+
 def source_of(entry: Entry) -> str:
     """What rules and templates know the entry's writer by: its identifier, else its unit, else its program."""
     for name in ("SYSLOG_IDENTIFIER", "_SYSTEMD_USER_UNIT", "_SYSTEMD_UNIT", "_COMM"):

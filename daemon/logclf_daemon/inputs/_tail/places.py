@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import stat
 
 from logclf_daemon.inputs._tail.filesystem import Filesystem
 from logclf_daemon.inputs._tail.globs import Seen
@@ -64,4 +65,6 @@ class Places:
             looked = self._filesystem.stat(path)
         except OSError:
             return None
-        return Seen(looked, [path]) if Identity.of(looked) == identity else None
+        # The inode of a file that is gone may be that of a folder by now.
+        same = stat.S_ISREG(looked.st_mode) and Identity.of(looked) == identity
+        return Seen(looked, [path]) if same else None
