@@ -176,6 +176,12 @@ def _answers(config: Config) -> bool:
     return False
 
 
+def _closed_control() -> bool:
+    """Whether a service of ours has a control socket that this user may not open."""
+    path = system_socket()
+    return path is not None and not os.access(path, os.R_OK | os.W_OK)
+
+
 def _parts(config: Config) -> Iterator[Finding]:
     """What is wrong with the options of inputs, outputs and HTTP beyond what reading them shows."""
     for section, kinds, options in (("inputs", INPUTS, config.inputs), ("outputs", OUTPUTS, config.outputs)):
@@ -252,6 +258,11 @@ def _ports(config: Config) -> Iterator[Finding]:
             except OSError as error:
                 if error.errno == errno.EADDRINUSE and _answers(config):
                     yield Finding("ok", f"port {listen}: in use by the daemon that runs")
+                    continue
+                if error.errno == errno.EADDRINUSE and _closed_control():
+                    yield Finding(
+                        "warn", f"port {listen}: in use; this user may not ask whether by the daemon", AS_ROOT
+                    )
                     continue
                 todo = f"find who has it with: ss -ltnp 'sport = :{port}'; stop that, or set another `listen`"
                 yield Finding("fail", f"port {listen}: {error.strerror}", todo)
