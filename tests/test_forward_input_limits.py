@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import gc
+import socket
 import tracemalloc
 import zlib
 from typing import Any
@@ -288,3 +290,31 @@ def test_s23_the_time_a_sender_waits_for_us_is_not_held_against_it() -> None:
             assert await sender.read(len(ack("a") + ack("b"))) == ack("a") + ack("b")
 
     asyncio.run(scenario())
+
+
+def test_s20_connections_that_send_nothing_cost_little_and_are_freed_at_once() -> None:
+    """A monitor that looks whether the port is open does so for years; nobody looks for cycles meanwhile."""
+
+    async def scenario() -> tuple[int, int]:
+        async with served() as server:
+            assert await server.exchange(forward("t", 1, chunk=CHUNK)) == ack(CHUNK)
+            gc.collect()
+            gc.disable()
+            tracemalloc.start()
+            try:
+                before = tracemalloc.get_traced_memory()[0]
+                probes = [socket.create_connection(server.address) for _ in range(50)]
+                await until(lambda: len(server.source._server.peers) == 50)
+                opened = tracemalloc.get_traced_memory()[0] - before
+                for probe in probes:
+                    probe.close()
+                await until(lambda: not server.source._server.peers)
+                return opened, tracemalloc.get_traced_memory()[0] - before
+            finally:
+                tracemalloc.stop()
+                gc.enable()
+
+    opened, left = asyncio.run(scenario())
+
+    assert opened < 50 * 80_000  # 45 kB of it are an unpacker
+    assert left < 50 * 6_000  # the remains of asyncio's own, which refer to themselves

@@ -38,14 +38,13 @@ class Connection(asyncio.Protocol):
     def __init__(self, server: Server) -> None:
         self._server = server
         self._limits = server.limits
-        self._receiver = Receiver(server, self._owe)
         self._framer = Framer(server.limits.max_frame_bytes)
         self._frames: deque[Frame] = deque()
         self._owed: deque[_Owed] = deque()
         self._under_way = 0
         self._room = asyncio.Event()
         self._challenge: ServerChallenge | None = None
-        self._greeting = msgpack.Unpacker(raw=True, max_buffer_size=0, max_array_len=8, max_map_len=8)
+        self._greeting: msgpack.Unpacker | None = None
         self._greeted_bytes = 0
         self._deadline: float | None = None  # of the handshake, the frame, the unread answers, or the last bytes
         self._frame_since = 0.0
@@ -66,6 +65,9 @@ class Connection(asyncio.Protocol):
         self._server.joined(self)
         if self._server.login is not None:
             self._challenge = self._server.login.challenge(self._server.random_bytes)
+            self._greeting = msgpack.Unpacker(
+                raw=True, read_size=MAX_PING_BYTES, max_buffer_size=0, max_array_len=8, max_map_len=8
+            )
             self._deadline = self._server.clock() + self._limits.handshake_timeout_secs
             self._transport.write(self._challenge.helo())
 
@@ -201,6 +203,7 @@ class Connection(asyncio.Protocol):
     def _log_in(self, data: bytes) -> bytes:
         """Take the PING; returns the bytes after it. Nothing else is parsed before it is accepted."""
         assert self._challenge is not None
+        assert self._greeting is not None
         self._greeted_bytes += len(data)
         self._greeting.feed(data[: MAX_PING_BYTES + 1])
         ping: object = None
@@ -251,7 +254,7 @@ class Connection(asyncio.Protocol):
             self._room.clear()
             await self._room.wait()
         try:
-            await self._receiver.take(self._frames)
+            await Receiver(self._server, self._owe).take(self._frames)  # kept, it would keep this object
         except Malformed as error:
             self.refuse(error.what, error.detail)
 

@@ -104,7 +104,7 @@ def new_unpacker() -> msgpack.Unpacker:
     return msgpack.Unpacker(
         raw=True,
         strict_map_key=False,
-        read_size=65_536,
+        read_size=4096,  # what a connection costs that sends nothing
         max_str_len=MAX_TAG_BYTES,
         max_bin_len=MAX_TAG_BYTES,
         max_array_len=8,
@@ -125,7 +125,8 @@ class Framer:
         self._origin = 0  # the place in the buffer where the unpacker's stream begins
         self._start = 0  # of the present frame; zero between two segments
         self._payload_end: int | None = None  # of a packed payload that is not fed to the unpacker
-        self._state: Callable[[Sink], None] = self._message
+        # A function, not a method of this object: one that refers to itself is not freed with its connection.
+        self._state: Callable[[Framer, Sink], None] = Framer._message
         self._elements = 0
         self._tag = b""
         self._element_at = 0
@@ -153,7 +154,7 @@ class Framer:
             self._unpacker.feed(data)
         try:
             while True:
-                self._state(frames)
+                self._state(self, frames)
         except OutOfData:
             pass
         except UNPACK_ERRORS as error:
@@ -204,7 +205,7 @@ class Framer:
         if not 2 <= self._elements <= 4:
             raise Malformed("malformed", f"a message of {self._elements} elements")
         self._element_at = self._at()
-        self._state = self._message_tag
+        self._state = Framer._message_tag
 
     def _message_tag(self, _frames: Sink) -> None:
         at = self._element_at
@@ -213,7 +214,7 @@ class Framer:
         if self._text_end(at) - at > MAX_TAG_BYTES:
             raise Malformed("malformed", "a tag of more than a few kilobytes")
         self._tag = self._unpacker.unpack()
-        self._state = self._second
+        self._state = Framer._second
 
     def _second(self, _frames: Sink) -> None:
         self._element_at = at = self._at()
@@ -225,7 +226,7 @@ class Framer:
             self._begin_payload(first, at)
             self._expect_at_most(3)
         else:
-            self._state = self._time
+            self._state = Framer._time
             if self._elements < 3:
                 raise Malformed("malformed", "a message without entries")
 
@@ -240,7 +241,7 @@ class Framer:
         self._parts = []
         self._left = count
         self._part_left = min(count, self._part_records)
-        self._state = self._entries
+        self._state = Framer._entries
 
     def _entries(self, _frames: Sink) -> None:
         while self._left:
@@ -251,7 +252,7 @@ class Framer:
             self._left -= count
             self._part_left = min(self._left, self._part_records)
         self._body_end = self._at()
-        self._state = self._forward_options
+        self._state = Framer._forward_options
 
     def _forward_options(self, frames: Sink) -> None:
         self._options(Mode.FORWARD, frames)
@@ -282,10 +283,10 @@ class Framer:
             self._too_large()
         if self._body_end <= len(self._buffer):
             self._unpacker.skip()
-            self._state = self._packed_options
+            self._state = Framer._packed_options
         else:
             self._payload_end = self._body_end
-            self._state = self._payload
+            self._state = Framer._payload
 
     def _payload(self, _frames: Sink) -> None:
         assert self._payload_end is not None
@@ -295,7 +296,7 @@ class Framer:
         self._unpacker.feed(memoryview(self._buffer)[self._payload_end :])
         self._origin = self._payload_end
         self._payload_end = None
-        self._state = self._packed_options
+        self._state = Framer._packed_options
 
     def _packed_options(self, frames: Sink) -> None:
         self._options(Mode.PACKED, frames)
@@ -304,12 +305,12 @@ class Framer:
         self._body_at = self._element_at
         self._unpacker.skip()
         self._middle = self._at()
-        self._state = self._record
+        self._state = Framer._record
 
     def _record(self, _frames: Sink) -> None:
         self._unpacker.skip()
         self._body_end = self._at()
-        self._state = self._message_options
+        self._state = Framer._message_options
 
     def _message_options(self, frames: Sink) -> None:
         self._options(Mode.MESSAGE, frames)
@@ -342,7 +343,7 @@ class Framer:
         )
         view.release()
         self._start = end
-        self._state = self._message
+        self._state = Framer._message
 
 
 def _guess(start: bytes) -> str:
