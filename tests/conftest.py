@@ -25,12 +25,14 @@ REQUIRED = set(os.environ.get("LOGCLF_TEST_REQUIRE", "").split(","))
 @pytest.fixture(autouse=True)
 def _private_places(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """No test uses the user's state or environment, and what one logged holds back nothing in the next."""
-    monkeypatch.setattr(events, "_limiter", events._Limiter())
+    limiter = events._Limiter()
+    monkeypatch.setattr(events, "_limiter", limiter)
     monkeypatch.setenv("STATE_DIRECTORY", str(tmp_path / "state"))
     monkeypatch.delenv("NOTIFY_SOCKET", raising=False)
     for name in [name for name in os.environ if name.startswith("LOGCLF_") and not name.startswith("LOGCLF_TEST")]:
         monkeypatch.delenv(name)
     yield
+    limiter.close()
 
 
 @pytest.fixture

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+from starlette.types import ASGIApp, Message
 
 from doubles import FixedStage, rule
 from logclf_daemon.build import Parts, cascade_of, generation_of
@@ -92,3 +93,35 @@ def talk(
         asyncio.run(scenario())
     finally:
         served.close()
+
+
+class Raw:
+    """A client that speaks to the app message by message: what no well-behaved library sends."""
+
+    def __init__(self, path: str, kind: str, **headers: str) -> None:
+        self._said: asyncio.Queue[Message] = asyncio.Queue()
+        self._headers = {"host": "127.0.0.1", "content-type": kind, **headers}
+        self._path = path
+        self.status = 0
+        self.body = b""
+
+    def send(self, body: bytes, *, more: bool = True) -> None:
+        """A piece of the body."""
+        self._said.put_nowait({"type": "http.request", "body": body, "more_body": more})
+
+    def go(self) -> None:
+        """Close the connection."""
+        self._said.put_nowait({"type": "http.disconnect"})
+
+    async def ask(
+        self, app: ASGIApp, method: str = "POST", server: tuple[str, int | None] = ("127.0.0.1", 24280)
+    ) -> None:
+        """Until the app is done with it."""
+        headers = [(name.encode(), words.encode()) for name, words in self._headers.items()]
+        scope = {"type": "http", "method": method, "path": self._path, "query_string": b"", "headers": headers}
+        scope |= {"http_version": "1.1", "scheme": "http", "root_path": "", "server": server, "client": ("10.0.0.9", 9)}
+        await app(scope, self._said.get, self._take)
+
+    async def _take(self, message: Message) -> None:
+        self.status = message.get("status", self.status)
+        self.body += message.get("body", b"")

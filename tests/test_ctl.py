@@ -3,15 +3,23 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
+import socket
+import threading
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
+import pytest
 from click.testing import CliRunner
 
 from daemon_process import Daemon
 from doubles import FixedStage, cascade, rule
 from logclf_daemon.cli import main
-from logclf_daemon.cli.ctl import _tapped
+from logclf_daemon.cli.ctl import _tapped, _words
+from logclf_daemon.control import ANSWER_SECS, LOOK_SECS, ask
+from logclf_daemon.errors import ServiceUnavailable
 from logclf_daemon.record import Batch
 from logclf_daemon.tap import MAX_HELD, Tap
 
@@ -78,6 +86,118 @@ def test_what_a_line_says_to_a_terminal_is_shown_and_not_obeyed() -> None:
     assert "\\x1b[2J" in shown
     assert "\x1b]" not in shown
     assert "\u202e" not in shown
+
+
+@contextlib.contextmanager
+def somebody(folder: Path, answer: bytes | None) -> Iterator[Path]:
+    """A control socket that answers each who asks, and hangs up; None: nobody answers, as if the daemon were halted."""
+    path = folder / "control.sock"
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(str(path))
+        listener.listen()
+
+        def serve() -> None:
+            with contextlib.suppress(OSError):  # it is closed
+                while True:
+                    peer, _ = listener.accept()
+                    with peer:
+                        peer.recv(1000)
+                        peer.sendall(answer or b"")
+
+        if answer is not None:
+            threading.Thread(target=serve, daemon=True).start()
+        yield path
+        listener.shutdown(socket.SHUT_RDWR)
+
+
+@pytest.mark.parametrize(
+    ("command", "patience"),
+    [
+        (["status"], "LOOK_SECS"),
+        (["top", "--once"], "LOOK_SECS"),
+        (["reload", "--no-wait"], "LOOK_SECS"),
+        (["reload"], "ANSWER_SECS"),
+    ],
+)
+def test_a_halted_daemon_is_given_up_on_soon_except_while_it_may_reload(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, command: list[str], patience: str
+) -> None:
+    assert (LOOK_SECS, ANSWER_SECS) == (5, 60)
+    for secs in ("LOOK_SECS", "ANSWER_SECS"):
+        monkeypatch.setattr(f"logclf_daemon.cli.ctl.{secs}", 0.1 if secs == patience else 60)
+
+    with somebody(tmp_path, None):
+        done = CliRunner().invoke(main, ["ctl", *command, "--state-dir", str(tmp_path)])
+
+    assert (done.exit_code, "no answer in 0.1 s" in done.stderr) == (69, True)
+
+
+@pytest.mark.parametrize(
+    ("answer", "words"),
+    [(None, "no answer in 0.1 s"), (b"", "it hung up without an answer"), (b"?\n", "no daemon answers")],
+)
+def test_what_does_not_answer_has_a_log_to_look_at_where_it_is_a_service(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, answer: bytes | None, words: str
+) -> None:
+    secs = 0.1 if answer is None else 30
+    with somebody(tmp_path, answer) as path:
+        monkeypatch.setattr("logclf_daemon.control.SYSTEM_SOCKETS", (path,))
+        with pytest.raises(ServiceUnavailable, match=words) as service:
+            ask(path, "status", secs)
+        monkeypatch.setattr("logclf_daemon.control.SYSTEM_SOCKETS", ())
+        monkeypatch.setattr("logclf_daemon.control.SYSTEMD", tmp_path / "no systemd")
+        with pytest.raises(ServiceUnavailable, match=words) as another:
+            ask(path, "status", secs)
+
+    for look in ("systemctl status logclf-daemon", "journalctl -u logclf-daemon"):
+        assert look in str(service.value)
+        assert look not in str(another.value)
+    assert "state folder" not in str(service.value)
+    assert "is it running, with this state folder?" in str(another.value)
+
+
+def test_where_nobody_listens_systemd_is_named_if_it_may_know(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("logclf_daemon.control.SYSTEMD", tmp_path)
+
+    with pytest.raises(ServiceUnavailable) as error:
+        ask(tmp_path / "control.sock", "status")
+
+    assert str(error.value).endswith(
+        "no daemon answers (No such file or directory); is it running, with this state folder? "
+        "If it is a service, `systemctl status logclf-daemon` and `journalctl -u logclf-daemon` say why"
+    )
+
+
+STATUS: dict[str, Any] = {
+    "version": "1",
+    "uptime_secs": 3.2,
+    "generation": 1,
+    "rules": 2,
+    "model": "off",
+    "llm": "off",
+    "state": {"directory": "/s", "lost": None},
+    "troubles": [],
+    "notes": [],
+    "inputs": {"files.0": {"read": 3051, "lag_secs": 0.25, "lag_bytes": 0.0}},
+    "outputs": {},
+}
+
+
+def test_status_of_a_daemon_that_is_well() -> None:
+    assert _words(STATUS)[4:] == [
+        "  state   directory /s",
+        "  ready   yes",
+        "  input   files.0: read 3051, lag secs 0.25, lag bytes 0",
+    ]
+
+
+def test_status_shows_a_few_of_many_troubles_and_every_note() -> None:
+    troubles = [f"input files.0: /var/log/{at}\x1b[2J: Permission denied" for at in range(300)]
+
+    shown = _words(STATUS | {"troubles": troubles, "notes": ["llm: absent"]})
+
+    assert shown[5:7] == ["  ready   no:", "          input files.0: /var/log/0\\x1b[2J: Permission denied"]
+    assert shown[11:13] == ["          and 295 more (--json has them all)", "  note    llm: absent"]
 
 
 def test_tap_and_top_of_a_running_daemon(tmp_path: Path) -> None:

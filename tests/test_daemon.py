@@ -338,7 +338,10 @@ def test_a_running_daemon_tells_its_state_and_reloads_on_request(tmp_path: Path)
         assert told["inputs"]["files.0"]["read"] == 2
         assert told["outputs"]["jsonl.0"]["written"] == 2
         assert told["state"]["offsets"] == "kept"
-        assert "generation 1" in control("status", *state).stdout
+        shown = control("status", *state).stdout
+        assert "generation 1" in shown
+        assert "ready   yes" in shown
+        assert "read 2, " in shown
 
         done = control("reload", *state)
         assert (done.returncode, "generation 2" in done.stdout) == (0, True)

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import grp
+import os
 import re
 import socket
+import tempfile
 import threading
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -14,7 +17,7 @@ from click.testing import CliRunner
 
 from daemon_process import Daemon
 from logclf_daemon.cli import main
-from logclf_daemon.cli.doctor import Finding, _amount, _looked
+from logclf_daemon.cli.doctor import Finding, _amount, _looked, _readable
 from logclf_daemon.resources import folder
 
 QUIET = "model: {enabled: false}\nrules: {builtin: false}\nllm: {enabled: false}\n"
@@ -159,3 +162,36 @@ def test_what_this_user_may_not_look_at_is_a_finding_and_no_bug() -> None:
             "sudo logclf-daemon doctor",
         ),
     ]
+
+
+@pytest.mark.parametrize(
+    ("of_folder", "of_file", "readable"),
+    [
+        (0o755, 0o644, True),
+        (0o711, 0o640, True),
+        (0o750, 0o640, True),
+        (0o700, 0o640, False),
+        (0o740, 0o644, False),
+        (0o755, 0o600, False),
+    ],
+)
+def test_for_the_service_a_file_is_readable_where_each_folder_on_the_way_is_open_to_its_group(
+    monkeypatch: pytest.MonkeyPatch, of_folder: int, of_file: int, readable: bool
+) -> None:
+    monkeypatch.setattr("os.geteuid", lambda: 0)
+    monkeypatch.setattr("logclf_daemon.cli.doctor.installed", lambda: True)
+    monkeypatch.setattr("logclf_daemon.cli.doctor.READERS", grp.getgrgid(os.getgid()).gr_name)
+    with tempfile.TemporaryDirectory(dir="/tmp") as place:
+        top = Path(place)
+        top.chmod(0o755)
+        log = top / "deep" / "er" / "a.log"
+        log.parent.mkdir(parents=True)
+        log.touch()
+        log.chmod(of_file)
+        (top / "deep").chmod(of_folder)
+        (top / "link.log").symlink_to(log)
+
+        try:
+            assert (_readable(log), _readable(top / "link.log")) == (readable, readable)
+        finally:
+            (top / "deep").chmod(0o755)

@@ -12,9 +12,10 @@ import pytest
 from starlette.types import Message, Receive, Scope, Send
 
 from doubles import FixedStage
-from http_doubles import SmallHost, talk
+from http_doubles import Raw, SmallHost, talk
 from logclf_daemon.config import HttpOptions
 from logclf_daemon.errors import BadInput, ConfigError, ServiceUnavailable
+from logclf_daemon.http.app import create_app
 from logclf_daemon.http.guard import Guard, Rate
 from logclf_daemon.http.proposals import proposed_pattern
 from logclf_daemon.http.server import HttpServer, split_listen
@@ -167,6 +168,10 @@ def test_the_record_that_would_be_written_is_explained_with_its_standard_fields(
         ("/api/v1/classify", b"x", "text/plain", 415, "application/json"),
         ("/api/v1/explain", b'{"log_message": "x"}', "text/plain", 422, "valid"),
         ("/classify", b"a,b\n1,2\n", "text/csv", 422, "no column 'source'"),
+        ("/classify", b"src,log_message\n", "text/csv", 422, "did you mean source_column 'src'?"),
+        ("/classify", b"a,log_message\n", "text/csv", 422, "name it with source_column"),
+        ("/classify", b"source,log_message,target_label\n", "text/csv", 422, "choose another with label_column"),
+        ("/classify?explain=1", b"source,log_message,rule\n", "text/csv", 422, "or leave explain out"),
         ("/classify", b"", "text/csv", 422, "is empty"),
         ("/classify", b'source,log_message\na,"never closed\n', "text/csv", 422, "never closed"),
         ("/classify", b"x", "application/json", 415, "text/csv"),
@@ -395,6 +400,45 @@ def test_off_loopback_a_token_is_needed(listen: str) -> None:
     assert split_listen(HttpOptions(listen=listen, token="s3cret"))  # type: ignore[arg-type]
 
 
+@pytest.mark.parametrize(
+    ("server", "token", "status"),
+    [
+        (("192.0.2.7", 24280), None, 401),
+        (("2001:db8::7", 24280), None, 401),
+        (("::ffff:192.0.2.7", 24280), None, 401),
+        (("192.0.2.7", 24280), "s3cret", 200),
+        (("127.0.0.1", 24280), None, 200),
+        (("::ffff:127.0.0.1", 24280), None, 200),
+        (("/run/x.sock", None), None, 200),
+    ],
+)
+def test_an_app_that_others_reach_asks_for_a_token_whoever_serves_it(
+    tmp_path: Path, server: tuple[str, int | None], token: str | None, status: int
+) -> None:
+    host = SmallHost(tmp_path)
+
+    async def scenario() -> None:
+        app = create_app(host, HttpOptions.model_validate({"token": token}))
+        asked, open_to_all = (Raw(path, "", authorization="Bearer s3cret") for path in ("/api/v1/status", "/healthz"))
+        await asked.ask(app, "GET", server)
+        await open_to_all.ask(app, "GET", server)
+
+        assert (asked.status, open_to_all.status) == (status, 200)
+        assert status == 200 or "http.token" in json.loads(asked.body)["detail"]
+
+    asyncio.run(scenario())
+    host.close()
+
+
+def test_an_app_is_not_made_for_an_address_that_needs_a_token_and_has_none(tmp_path: Path) -> None:
+    host = SmallHost(tmp_path, listen="0.0.0.0:24280")
+
+    with pytest.raises(ConfigError, match=r"set http\.token"):
+        create_app(host)
+
+    host.close()
+
+
 @pytest.mark.parametrize("listen", ["24280", "localhost", "localhost:x", "localhost:99999", ":80"])
 def test_what_is_no_address_is_refused(listen: str) -> None:
     with pytest.raises(ConfigError, match="is no address"):
@@ -471,7 +515,7 @@ def test_the_policy_allows_nothing_but_our_own_files(tmp_path: Path) -> None:
     talk(tmp_path, conversation)
 
 
-@pytest.mark.parametrize("path", ["/", "/docs", "/redoc", "/assets/page.js"])
+@pytest.mark.parametrize("path", ["/", "/docs", "/redoc", "/assets/page.js", "/healthz", "/readyz"])
 def test_who_asks_for_the_head_of_a_page_gets_it(tmp_path: Path, path: str) -> None:
     async def conversation(asked: httpx.AsyncClient, _host: SmallHost) -> None:
         whole, head = await asked.get(path), await asked.head(path)
@@ -479,6 +523,23 @@ def test_who_asks_for_the_head_of_a_page_gets_it(tmp_path: Path, path: str) -> N
         assert (head.status_code, head.content) == (200, b"")
         assert head.headers["content-type"] == whole.headers["content-type"]
         assert head.headers["content-length"] == whole.headers["content-length"]
+
+    talk(tmp_path, conversation)
+
+
+def test_the_description_tells_every_refusal(tmp_path: Path) -> None:
+    async def conversation(asked: httpx.AsyncClient, _host: SmallHost) -> None:
+        paths = (await asked.get("/openapi.json")).json()["paths"]
+
+        answers = {
+            (method, path): operation["responses"] for path, item in paths.items() for method, operation in item.items()
+        }
+        assert len(answers) > 15
+        for (method, _), described in answers.items():
+            assert described.keys() >= {"401", "413", "421", "429", "503"}
+            assert method == "get" or described.keys() >= {"403", "408"}
+            assert "application/problem+json" in described["421"]["content"]
+        assert (await asked.head("/metrics")).status_code == 200
 
     talk(tmp_path, conversation)
 

@@ -7,6 +7,8 @@ import json
 import re
 import shlex
 import shutil
+import signal
+import socket
 import subprocess
 from pathlib import Path
 
@@ -54,6 +56,44 @@ def test_a_running_daemon_answers_beside_its_traffic_and_stops_in_order(tmp_path
     assert 'logclf_records_delivered_total{input="files.0"} 5.0' in metrics
     assert status["inputs"]["files.0"]["delivered"] == 5
     assert "Traceback" not in daemon.said
+
+
+def test_what_is_no_http_is_told_in_events_that_nobody_outside_can_multiply(tmp_path: Path) -> None:
+    (tmp_path / "a.log").write_text("")
+    with Daemon("--config", str(configuration(tmp_path))) as daemon:
+        url = url_of(daemon)
+        for _ in range(30):
+            with socket.create_connection(("127.0.0.1", int(url.rpartition(":")[2])), timeout=30) as line:
+                line.sendall(b"\x16\x03\x01 no request\r\n\r\n")
+                assert b"400" in line.recv(100)
+        metrics = httpx.get(f"{url}/metrics").text
+        assert daemon.stop() == 0
+
+    said = [line for line in daemon.said.splitlines() if "Invalid HTTP" in line]
+    assert 1 <= len(said) < 10
+    assert all("a library met something odd library=uvicorn" in line for line in said)
+    assert 'logclf_library_troubles_total{library="uvicorn"} 30.0' in metrics
+
+
+def test_while_it_drains_it_is_not_ready_and_says_why(tmp_path: Path) -> None:
+    (tmp_path / "a.log").write_text(f"{LINE}\n")
+    config = json.loads(configuration(tmp_path).read_text())
+    config["outputs"] = [{"type": "forward", "address": "127.0.0.1:1"}]  # nobody is there
+    config["delivery"] = {"drain_secs": 60}
+    (tmp_path / "config.yaml").write_text(json.dumps(config))
+    with Daemon("--config", str(tmp_path / "config.yaml")) as daemon:
+        url = url_of(daemon)
+        daemon.wait_for(lambda daemon: "output unavailable" in daemon.said)
+        before = httpx.get(f"{url}/readyz")
+
+        daemon.signal(signal.SIGTERM)
+        daemon.wait_for(lambda daemon: "stopping" in daemon.said)
+        after = httpx.get(f"{url}/readyz")
+        daemon.kill()
+
+    assert before.status_code == 200
+    assert after.status_code == 503
+    assert after.json()["troubles"] == ["draining: it reads no more and delivers what is under way"]
 
 
 def test_a_rule_saved_on_the_page_is_one_reload(tmp_path: Path) -> None:

@@ -245,6 +245,26 @@ def test_an_absent_server_is_a_state_and_not_an_error() -> None:
     tested.close()
 
 
+@pytest.mark.parametrize(
+    ("enabled", "was_there", "level"),
+    [("auto", False, "INFO"), ("auto", True, "WARNING"), (True, False, "WARNING")],
+)
+def test_that_none_answers_is_worth_a_warning_where_one_did_or_shall(
+    caplog: pytest.LogCaptureFixture, enabled: bool | str, was_there: bool, level: str
+) -> None:
+    caplog.set_level("INFO", "logclf")
+    answers = [chat("Error")]
+    with stage(lambda _: answers.pop() if answers else None, enabled=enabled) as (tested, server):
+        if was_there:
+            ask(tested)
+        server.__exit__()  # what is open stays so until the next question, which gets no answer
+
+        ask(tested)
+
+    (told,) = [record for record in caplog.records if "state=absent" in record.getMessage()]
+    assert (tested.state, told.levelname) == ("absent", level)
+
+
 def test_it_is_asked_again_after_a_pause_and_recovers() -> None:
     answers = [captured("queue_full_503"), captured("queue_full_503"), chat("Error")]
     clock = Clock()

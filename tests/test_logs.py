@@ -7,14 +7,17 @@ import json
 import logging
 import os
 import socket
+import subprocess
+import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
+from logclf_daemon import events
 from logclf_daemon.cli.options import _Json
-from logclf_daemon.events import LOGGER, InputNote, OutputAway, emit
+from logclf_daemon.events import LOGGER, Bug, InputNote, InputTrouble, OutputAway, emit
 from logclf_daemon.journal import JournalHandler, is_ours
 
 
@@ -53,6 +56,106 @@ def test_a_repeated_event_is_held_back_as_json_too(said: io.StringIO) -> None:
 
     (line,) = said.getvalue().rstrip("\n").split("\n")
     assert json.loads(line)["level"] == "warning"
+
+
+class Time:
+    """A clock that only a test moves, and what shall happen when."""
+
+    def __init__(self) -> None:
+        self.now = 0.0
+        self.alarms: list[tuple[float, Callable[[], None]]] = []
+
+    def later(self, secs: float, call: Callable[[], None]) -> Time:
+        self.alarms.append((self.now + secs, call))
+        return self
+
+    def cancel(self) -> None:
+        self.alarms.clear()
+
+    def pass_by(self, secs: float) -> None:
+        end = self.now + secs
+        while self.alarms and min(at for at, _ in self.alarms) <= end:
+            self.now, call = self.alarms.pop(min(range(len(self.alarms)), key=lambda at: self.alarms[at][0]))
+            call()
+        self.now = end
+
+
+@pytest.fixture
+def passing(monkeypatch: pytest.MonkeyPatch) -> Time:
+    passing = Time()
+    monkeypatch.setattr(events, "_limiter", events._Limiter(lambda: passing.now, passing.later))
+    return passing
+
+
+def unreadable(where: str, name: str = "files.0") -> InputTrouble:
+    return InputTrouble(input=name, what="unreadable", where=where)
+
+
+def told(said: io.StringIO) -> list[tuple[str, int]]:
+    """What each line is about, and how many it stands for besides."""
+    found = [json.loads(line) for line in said.getvalue().splitlines()]
+    return [(line.get("where", line["event"]), line.get("held_back", 0)) for line in found]
+
+
+def test_what_was_held_back_is_told_in_time_though_nothing_follows(said: io.StringIO, passing: Time) -> None:
+    for at in range(300):
+        emit(unreadable(f"/{at}"))
+    assert told(said) == [("/0", 0)]
+
+    passing.pass_by(9.9)
+    assert told(said) == [("/0", 0)]
+    passing.pass_by(0.1)
+
+    assert told(said) == [("/0", 0), ("/299", 298)]
+    passing.pass_by(100)
+    assert len(told(said)) == 2
+    assert passing.alarms == []
+
+
+def test_a_flood_is_a_line_in_ten_seconds(said: io.StringIO, passing: Time) -> None:
+    for _ in range(350):
+        emit(unreadable("/a"))
+        passing.pass_by(0.1)
+    passing.pass_by(20)
+
+    assert [where for where, _ in told(said)] == ["/a"] * 5
+    assert sum(1 + held for _, held in told(said)) == 350
+
+
+def test_each_kind_of_event_is_held_back_for_itself(said: io.StringIO, passing: Time) -> None:
+    for _ in range(2):
+        emit(unreadable("/a"))
+    passing.pass_by(6)
+    for _ in range(3):
+        emit(unreadable("/b", "files.1"))
+    passing.pass_by(5)
+    assert told(said) == [("/a", 0), ("/b", 0), ("/a", 0)]
+    passing.pass_by(5)
+
+    assert told(said) == [("/a", 0), ("/b", 0), ("/a", 0), ("/b", 1)]
+
+
+def test_a_bug_that_repeats_shows_where_it_happened_once(said: io.StringIO, passing: Time) -> None:
+    for at in range(3):
+        try:
+            raise ValueError(at)
+        except ValueError as error:
+            emit(Bug(where="test", error=repr(error)))
+    passing.pass_by(10)
+
+    first, last = (json.loads(line) for line in said.getvalue().splitlines())
+    assert ("traceback" in first, "traceback" in last, last["held_back"]) == (True, False, 1)
+
+
+def test_what_is_held_back_at_the_end_is_told_then(tmp_path: Path) -> None:
+    script = """
+from logclf_daemon.events import OutputAway, emit
+for at in range(3):
+    emit(OutputAway(output="a", error=f"{at}"))
+"""
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=50, check=True)
+
+    assert [line.rsplit("error=")[1] for line in done.stderr.splitlines()] == ["0", "2 (and 1 more like this)"]
 
 
 @pytest.fixture

@@ -122,6 +122,57 @@ def test_a_table_that_cannot_be_read_is_told_with_its_line(table: bytes, complai
     assert error.value.exit_code == 65
 
 
+@pytest.mark.parametrize(
+    ("text", "complaint"),
+    [
+        (b'source,log_message\na,"' + b"a line\n" * 100_000, "in.csv:2: a record that does not end within 50000 bytes"),
+        (b'source,log_message\na,"' + b"x" * 700_000 + b'"\n', "in.csv:2: a record that does not end within"),
+        (b"source,log_message\na," + b"x" * 700_000, "in.csv:2: a record that does not end within"),
+        (b'source,log_message\nb,ok\na,"' + b"a line\n" * 100_000, "in.csv:3: a record that does not end within"),
+    ],
+)
+def test_no_more_is_read_of_a_record_than_it_may_have(text: bytes, complaint: str) -> None:
+    reader = io.BytesIO(text)
+    tested = cascade()
+
+    with pytest.raises(BadInput, match=complaint):
+        options = TableOptions(block_bytes=1000, max_record_bytes=50_000)
+        asyncio.run(classify_table(reader, io.BytesIO(), tested, options, name="in.csv"))
+
+    tested.close()
+    assert reader.tell() < 60_000
+
+
+@pytest.mark.parametrize(
+    ("text", "complaint"),
+    [
+        (b'"source\n' + b"x\n" * 1_000_000, "in.csv:1: a record that does not end within"),
+        (b"PK\x03\x04\x00\x00 no table\n" * 1000, "in.csv:1: this is no text in UTF-8"),
+        (b"x" * 2_000_000, "in.csv:1: a record that does not end within"),
+    ],
+)
+def test_what_is_no_table_is_told_by_its_beginning(text: bytes, complaint: str) -> None:
+    with pytest.raises(BadInput, match=complaint):
+        convert(text)
+
+
+def test_a_message_names_no_more_columns_than_one_would_read() -> None:
+    names = ",".join(f"{'long' * 100}{at}" for at in range(1000)).encode()
+
+    with pytest.raises(BadInput, match="980 more") as error:
+        convert(names + b"\n")
+
+    assert len(str(error.value)) < 2000
+
+
+def test_a_record_as_large_as_it_may_be_is_read() -> None:
+    row = b'a,"boom' + b"\nx" * 10_000 + b'"\n'
+
+    out, _ = convert(b"source,log_message\n" + row * 3, block_bytes=1000, max_record_bytes=len(row) + 1)
+
+    assert out.count(b"Critical Error") == 3
+
+
 def test_other_columns_by_option() -> None:
     out, _ = convert(b"app,text\nx,boom\n", source_column="app", message_column="text", label_column="a,b")
 

@@ -7,6 +7,9 @@ import os
 import resource
 import socket
 import stat
+import subprocess
+import sys
+import tempfile
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -18,12 +21,40 @@ from tail_doubles import Rig, lines_of, numbered, rotate, text, troubles
 
 
 class Moody(Filesystem):
-    """Refuses to open what ends as `refused` names, and every read while there is a `read_error`."""
+    """Refuses to open what ends as `refused` names, and every read while there is a `read_error`.
+
+    Nobody looks into the folders in `closed`; those in `unlisted` are searched for a name and do not tell theirs.
+    """
 
     def __init__(self) -> None:
         super().__init__()
         self.refused: dict[str, int] = {}
         self.read_error = 0
+        self.closed: set[Path] = set()
+        self.unlisted: set[Path] = set()
+
+    def _within(self, path: bytes) -> bool:
+        return any(folder in self.closed for folder in Path(os.fsdecode(path)).parents)
+
+    def glob(self, pattern: bytes) -> list[bytes]:
+        named = Path(os.fsdecode(pattern)).name  # is found without a look at the names beside it
+        shut = self.closed | self.unlisted
+        return [
+            path
+            for path, found in ((path, Path(os.fsdecode(path))) for path in super().glob(pattern))
+            if not self._within(path) and (found.name == named or found.parent not in shut)
+        ]
+
+    def enter(self, folder: bytes, *, listing: bool) -> None:
+        path = Path(os.fsdecode(folder))
+        if path in self.closed or self._within(folder) or (listing and path in self.unlisted):
+            raise PermissionError(errno.EACCES, "Permission denied")
+        super().enter(folder, listing=listing)
+
+    def stat(self, path: bytes) -> os.stat_result:
+        if self._within(path):
+            raise PermissionError(errno.EACCES, "Permission denied")
+        return super().stat(path)
 
     def open(self, path: bytes) -> int:
         for ending, number in self.refused.items():
@@ -184,6 +215,101 @@ def test_18_a_known_file_that_loses_and_regains_its_permissions(tmp_path: Path) 
         rig.settle_down(3)
 
         assert rig.lines == [b"one", b"two"]
+
+
+CLOSED = "the folder cannot be looked into: Permission denied"
+
+
+@pytest.mark.parametrize(
+    ("pattern", "closed"),
+    [
+        ("deep/*.log", "deep"),
+        ("deep/a.log", "deep"),
+        ("deep/er/*.log", "deep"),
+        ("deep/er/*.log", "deep/er"),
+        ("*/er/a.log", "deep"),
+        ("*/er/a.log", "deep/er"),
+        ("de*/*/*.log", "deep/er"),
+        ("**/*.log", "deep/er"),
+        ("deep/er/**/*.log", "deep"),
+    ],
+)
+def test_18_a_closed_folder_on_the_way_is_told_once_and_looked_into_when_it_opens(
+    tmp_path: Path, pattern: str, closed: str
+) -> None:
+    moody = Moody()
+    before = troubles("unreadable")
+    with Rig(tmp_path, paths=[pattern], filesystem=moody) as rig:
+        moody.closed = {rig.path(closed)}
+        rig.path("deep/er").mkdir(parents=True)
+        for folder in ("deep", "deep/er"):
+            rig.write(f"{folder}/a.log", b"one\n")
+        rig.settle_down(12)
+        shown, told = rig.tailer.unreadable, troubles("unreadable") - before
+        hidden = [line for line in rig.fields() if os.fsdecode(line["file"]).startswith(f"{rig.path(closed)}/")]
+        moody.closed = set()
+        rig.settle_down(7)
+
+        assert (shown, told, hidden) == (((str(rig.path(closed)), CLOSED),), 1, [])
+        assert rig.tailer.unreadable == ()
+        assert any(os.fsdecode(line["file"]).startswith(f"{rig.path(closed)}/") for line in rig.fields())
+
+
+def test_18_a_folder_that_does_not_tell_its_names_is_closed_to_a_wildcard_and_open_to_a_name(tmp_path: Path) -> None:
+    moody = Moody()
+    with Rig(tmp_path, paths=["deep/a.log"], filesystem=moody) as rig:
+        moody.unlisted = {rig.path("deep")}
+        rig.path("deep").mkdir()
+        rig.write("deep/a.log", b"one\n")
+        rig.settle_down(2)
+        assert (rig.lines, rig.tailer.unreadable) == ([b"one"], ())
+    with Rig(tmp_path, paths=["deep/*.log"], filesystem=moody) as rig:
+        rig.settle_down(2)
+        assert rig.tailer.unreadable == ((str(rig.path("deep")), CLOSED),)
+
+
+@pytest.mark.parametrize("exclude", ["deep", "*/deep/*", "*/deep"])
+def test_18_a_closed_folder_that_is_excluded_is_none_of_our_business(tmp_path: Path, exclude: str) -> None:
+    moody = Moody()
+    with Rig(tmp_path, paths=["**/*.log"], exclude=[exclude], filesystem=moody) as rig:
+        moody.closed = {rig.path("deep")}
+        rig.path("deep").mkdir()
+        rig.write("a.log", b"one\n")
+        rig.settle_down(2)
+
+        assert (rig.lines, rig.tailer.unreadable) == ([b"one"], ())
+
+
+def test_18_what_the_system_refuses_to_another_user(tmp_path: Path) -> None:
+    """The same with real permissions: of a process that is not root."""
+    look = """
+import os, sys
+from logclf_daemon.inputs._tail.filesystem import Filesystem
+from logclf_daemon.inputs._tail.globs import Globs
+if os.geteuid() == 0:
+    os.setgroups([]), os.setgid(65534), os.setuid(65534)
+globs = Globs(Filesystem(), [sys.argv[1]], [], inflate=False)
+print(len(globs.find()), [os.fsdecode(folder) for folder in globs.closed], len(globs.problems), len(globs.empty))
+"""
+    with tempfile.TemporaryDirectory(dir="/tmp") as place:
+        folder = Path(place)
+        folder.chmod(0o755)
+        (folder / "deep" / "er").mkdir(parents=True)
+        (folder / "deep" / "er" / "a.log").write_text("one\n")
+
+        def found(pattern: str, mode: int) -> str:
+            (folder / "deep").chmod(mode)
+            command = [sys.executable, "-c", look, f"{folder}/{pattern}"]
+            try:
+                return subprocess.run(command, capture_output=True, text=True, timeout=50, check=True).stdout.strip()
+            finally:
+                (folder / "deep").chmod(0o755)
+
+        shut = f"0 ['{folder}/deep'] 0 0"
+        assert found("deep/er/*.log", 0o000) == found("*/er/a.log", 0o000) == found("**/*.log", 0o000) == shut
+        assert found("deep/*", 0o444) == shut  # names without what they stand for
+        assert found("deep/er/*.log", 0o711) == found("**/*.log", 0o755) == "1 [] 0 0"
+        assert found("**/*.log", 0o711).startswith("0 [")
 
 
 def test_19_wrong_file_times_and_jumping_clocks_change_nothing(tmp_path: Path) -> None:

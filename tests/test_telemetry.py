@@ -52,7 +52,7 @@ def test_everything_the_contract_names_is_exposed() -> None:
 
 def test_the_label_sets_are_small_and_fixed() -> None:
     allowed = {"input", "output", "stage", "label", "reason", "outcome", "state", "tier", "result", "what", "where"}
-    allowed |= {"agree", "version", "python", "model", "le", "part"}
+    allowed |= {"agree", "version", "python", "model", "le", "part", "library", "why"}
 
     found = set(re.findall(r'[{,](\w+)="', running().metrics().decode()))
 
@@ -101,6 +101,8 @@ def test_an_output_away_for_a_minute_is_a_reason_not_to_be_ready() -> None:
     slot.away_since = time.monotonic() - 61
 
     assert looked.troubles() == ["output forward.0: unavailable for 61 s"]
+    slot.error = "127.0.0.1:24999: Connection refused"
+    assert looked.troubles() == ["output forward.0: unavailable for 61 s: 127.0.0.1:24999: Connection refused"]
     looked.metrics()
     assert value("logclf_ready") == 0
     assert 61 <= value("logclf_output_away_seconds", output="forward.0") < 90
@@ -110,6 +112,24 @@ def test_an_output_that_may_be_away_never_makes_it_unready() -> None:
     slot = OutputSlot(MemoryOutput(), required=False, away_since=time.monotonic() - 600)
 
     assert running(inputs=[MemoryInput([])], slots=[slot]).troubles() == []
+
+
+def test_a_daemon_that_drains_is_not_ready() -> None:
+    looked = running(inputs=[MemoryInput([])])
+    assert looked.pipeline is not None
+    assert looked.troubles() == []
+
+    looked.pipeline.stop()
+
+    assert looked.troubles() == ["draining: it reads no more and delivers what is under way"]
+
+
+def test_counts_are_whole_numbers() -> None:
+    looked = running(inputs=[MemoryInput([], name="whole")], slots=[OutputSlot(MemoryOutput(name="whole"))])
+
+    facts = [looked.live()["inputs"]["whole"], looked.live()["outputs"]["whole"]]
+
+    assert [name for fact in facts for name, count in fact.items() if isinstance(count, float)] == ["lag_secs"]
 
 
 def test_no_inputs_is_a_reason() -> None:

@@ -14,7 +14,7 @@ from logclf_daemon.cascade import Cascade
 from logclf_daemon.config import Config, located, saved_rules, state_directory
 from logclf_daemon.enrichment import Enrichment
 from logclf_daemon.errors import ConfigError, ServiceUnavailable, StageError
-from logclf_daemon.events import OwnLabels, StateTrouble, emit, model_llm_answers
+from logclf_daemon.events import OwnLabels, StateTrouble, count_from_zero, emit, model_llm_answers
 from logclf_daemon.generation import Generation
 from logclf_daemon.notify import notify_step
 from logclf_daemon.outputs.jsonl import JsonlOutput, JsonlOutputOptions
@@ -253,6 +253,8 @@ def build_pipeline(
         with located(config, "outputs", at):
             output = OUTPUTS[kind].create(options, f"{kind}.{at}", services)
         outputs.append(OutputSlot(output, required=getattr(options, "required", True)))
+    kinds = {source.name: source.name.partition(".")[0] for source in inputs}
+    count_from_zero(kinds, [slot.output.name for slot in outputs])
     return Pipeline(
         inputs,
         cascade,

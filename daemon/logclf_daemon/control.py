@@ -16,8 +16,10 @@ from logclf_daemon.errors import ServiceUnavailable
 SOCKET_NAME = "control.sock"
 # Where the shipped units have it: passed by logclf-daemon-control.socket, else in the service's own runtime folder.
 SYSTEM_SOCKETS = (Path("/run/logclf/control.sock"), Path("/run/logclf-daemon/control.sock"))
+SYSTEMD = Path("/run/systemd/system")  # is there where systemd runs the host
 MAX_LINE_BYTES = 65_536
-ANSWER_SECS = 60.0
+ANSWER_SECS = 60.0  # for a reload
+LOOK_SECS = 5.0  # for what is answered at once; who does not is halted or far too busy
 
 Answer = dict[str, Any]
 Command = Callable[[], Awaitable[Answer]]
@@ -143,10 +145,20 @@ def follow(
                     yield json.loads(line)
     except PermissionError as error:
         raise ServiceUnavailable(f"{path}: permission denied; use sudo, or join the daemon's group") from error
+    except TimeoutError as error:
+        raise ServiceUnavailable(f"{path}: no answer in {timeout_secs:g} s; {_where_to_look(path)}") from error
     except (OSError, ValueError) as error:
-        raise ServiceUnavailable(
-            f"{path}: no daemon answers ({error}); is it running, with this state folder?"
-        ) from error
+        why = getattr(error, "strerror", None) or error
+        raise ServiceUnavailable(f"{path}: no daemon answers ({why}); {_where_to_look(path)}") from error
+
+
+def _where_to_look(path: Path) -> str:
+    """What to do where nobody answers: a service has its log, and systemd may hold its socket while it is not there."""
+    told = "`systemctl status logclf-daemon` and `journalctl -u logclf-daemon` say why"
+    if path in SYSTEM_SOCKETS:
+        return told
+    asked = "is it running, with this state folder?"
+    return f"{asked} If it is a service, {told}" if SYSTEMD.is_dir() else asked
 
 
 def ask(path: Path, command: str, timeout_secs: float = ANSWER_SECS) -> Answer:
@@ -158,4 +170,4 @@ def ask(path: Path, command: str, timeout_secs: float = ANSWER_SECS) -> Answer:
     with contextlib.closing(follow(path, command, timeout_secs=timeout_secs)) as answers:
         for answer in answers:
             return answer
-    raise ServiceUnavailable(f"{path}: the daemon hung up without an answer; it is stopping, try again")
+    raise ServiceUnavailable(f"{path}: it hung up without an answer. If it does so again: {_where_to_look(path)}")

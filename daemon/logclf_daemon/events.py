@@ -1,18 +1,20 @@
 """Everything that can happen: one event is one counter and one log line, declared here and nowhere else.
 
 The message is fixed, the facts are fields; no user's log text is in them. An event that repeats is logged at most once
-in ten seconds for each of its keys, with the number that was held back. INFO: no worry. WARNING: odd, nothing lost.
-ERROR: data lost or a person is needed.
+in ten seconds for each of its keys; the newest that was held back is told when they are over, with the number of the
+others. INFO: no worry. WARNING: odd, nothing lost. ERROR: data lost or a person is needed.
 """
 
 from __future__ import annotations
 
+import atexit
 import logging
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, fields
-from typing import ClassVar
+from typing import ClassVar, Protocol
 
 from prometheus_client import Counter
 
@@ -61,29 +63,90 @@ def _printable(fact: object) -> str:
     return '"' + text.encode("unicode_escape", "backslashreplace").decode("ascii").replace('"', '\\"') + '"'
 
 
-class _Limiter:
-    """At most one log line for each key in `QUIET_SECS`; says how many were held back."""
+@dataclass(slots=True)
+class _Told:
+    """When an event like this was logged last, how many were held back since, and the newest of them."""
 
-    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+    at: float
+    held: int = 0
+    newest: Event | None = None
+
+
+class Alarm(Protocol):
+    """Something that was put off; `threading.Timer` is one."""
+
+    def cancel(self) -> None:
+        """It shall not happen any more."""
+
+
+def _later(secs: float, call: Callable[[], None]) -> Alarm:
+    timer = threading.Timer(secs, call)
+    timer.daemon = True
+    timer.start()
+    return timer
+
+
+class _Limiter:
+    """At most one log line for each key in `QUIET_SECS`; what is held back is told at the end of that time."""
+
+    def __init__(
+        self,
+        clock: Callable[[], float] = time.monotonic,
+        later: Callable[[float, Callable[[], None]], Alarm] = _later,
+    ) -> None:
         self._clock = clock
-        self._seen: dict[tuple[object, ...], tuple[float, int]] = {}
+        self._later = later
+        self._told: dict[tuple[object, ...], _Told] = {}
+        self._alarm: Alarm | None = None
         self._lock = threading.Lock()
 
-    def held_back(self, key: tuple[object, ...]) -> int | None:
-        """How many lines like this one were held back since the last, or None: hold this one back too."""
-        now = self._clock()
+    def held_back(self, event: Event) -> int | None:
+        """How many events like this one were held back since the last, or None: hold this one back too."""
+        key = (type(event), *(getattr(event, name) for name in event.labels))
         with self._lock:
-            last, held = self._seen.get(key, (float("-inf"), 0))
-            if now - last < QUIET_SECS:
-                self._seen[key] = (last, held + 1)
+            now, told = self._clock(), self._told.get(key)
+            if told is None:
+                if len(self._told) > 1000:
+                    self._told = {key: told for key, told in self._told.items() if told.held}
+                self._told[key] = _Told(now)
+                return 0
+            if now - told.at < QUIET_SECS:
+                told.held, told.newest = told.held + 1, event
+                self._set_alarm(now)
                 return None
-            if len(self._seen) > 1000:
-                self._seen.clear()
-            self._seen[key] = (now, 0)
+            held, told.at, told.held, told.newest = told.held, now, 0, None
             return held
+
+    def flush(self, quiet_secs: float = 0.0) -> None:
+        """Tell what was held back, of events that were last told `quiet_secs` ago."""
+        due: list[tuple[Event, int]] = []
+        with self._lock:
+            now, self._alarm = self._clock(), None
+            for told in self._told.values():
+                if told.newest is not None and now - told.at >= quiet_secs:
+                    due.append((told.newest, told.held - 1))
+                    told.at, told.held, told.newest = now, 0, None
+            self._set_alarm(now)
+        for event, held in due:
+            _log(event, held, traceback=False)
+
+    def _set_alarm(self, now: float) -> None:
+        waiting = [told.at for told in self._told.values() if told.held]
+        if waiting and self._alarm is None:
+            # RuntimeError: no thread can be started now. Then the next event like this tells it.
+            with suppress(RuntimeError):
+                self._alarm = self._later(max(0.0, min(waiting) + QUIET_SECS - now), lambda: self.flush(QUIET_SECS))
+
+    def close(self) -> None:
+        """Tell nothing more."""
+        with self._lock:
+            self._told.clear()
+            if self._alarm is not None:
+                self._alarm.cancel()
 
 
 _limiter = _Limiter()
+atexit.register(lambda: _limiter.flush())
 
 
 def emit(event: Event) -> None:
@@ -91,12 +154,15 @@ def emit(event: Event) -> None:
     event.count_it()
     if not LOGGER.isEnabledFor(event.level):
         return
-    key = (type(event), *(getattr(event, name) for name in event.labels))
-    held = _limiter.held_back(key) if event.level != logging.INFO and not event.asked_for else 0
+    held = _limiter.held_back(event) if event.level != logging.INFO and not event.asked_for else 0
     if held is not None:
-        more = f" (and {held} more like this)" if held else ""
-        extra = {"facts": event.facts(), "held_back": held}  # for formatters that write fields
-        LOGGER.log(event.level, "%s%s", event.text(), more, exc_info=event.traceback, extra=extra)
+        _log(event, held, traceback=event.traceback)
+
+
+def _log(event: Event, held: int, *, traceback: bool) -> None:
+    more = f" (and {held} more like this)" if held else ""
+    extra = {"facts": event.facts(), "held_back": held}  # for formatters that write fields
+    LOGGER.log(event.level, "%s%s", event.text(), more, exc_info=traceback, extra=extra)
 
 
 # --- the ledger -----------------------------------------------------------------------------------------------------
@@ -114,6 +180,9 @@ verdicts_total = counter("verdicts", "Records by the stage that answered and the
 
 
 records_dropped = counter("records_dropped", "Records that will never be delivered", "input", "reason")
+output_records_dropped = counter("output_records_dropped", "Records an output will never take", "output", "reason")
+reloads = counter("reloads", "Reloads by result", "result")
+bugs = counter("bugs", "Unexpected exceptions", "where")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -134,7 +203,7 @@ class RecordsDropped(Event):
 class OutputRecordsDropped(Event):
     message = "an output dropped records"
     level = logging.ERROR
-    total = counter("output_records_dropped", "Records an output will never take", "output", "reason")
+    total = output_records_dropped
     labels = ("output", "reason")
     amount = "count"
 
@@ -157,6 +226,7 @@ input_lag_seconds = gauge("input_lag_seconds", "Age of the oldest line that is n
 output_away_seconds = gauge("output_away_seconds", "How long an output has been unavailable, else 0", "output")
 llm_state = gauge("llm_state", "1 for the state the LLM is in", "state")
 llm_available = gauge("llm_available", "1 if a question would be asked now, 0 while it is not asked")
+llm_required = gauge("llm_required", "1 if llm.enabled is true: then no LLM is a fault, not just how the host is")
 llm_records_waiting = gauge("llm_records_waiting", "Records that wait for the LLM")
 llm_questions = gauge("llm_questions", "Templates queued for the LLM or asked now")
 generation_number = gauge("generation", "Number of the rules, model and labels in force")
@@ -212,6 +282,29 @@ class HttpListens(Event):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class ConnectionDropped(Event):
+    """`too_many`: the one that was idle longest made room; `answer_not_taken`: its client does not read."""
+
+    message = "an HTTP connection was closed"
+    level = logging.WARNING
+    total = counter("http_connections_dropped", "HTTP connections closed by us before their time", "why")
+    labels = ("why",)
+
+    why: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LibraryTrouble(Event):
+    message = "a library met something odd"
+    level = logging.WARNING
+    total = counter("library_troubles", "Warnings and errors that libraries logged", "library")
+    labels = ("library",)
+
+    library: str
+    detail: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Stopping(Event):
     message = "stopping: inputs closed, delivering what is under way"
 
@@ -248,7 +341,7 @@ class Stopped(Event):
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Reloaded(Event):
     message = "reloaded"
-    total = counter("reloads", "Reloads by result", "result")
+    total = reloads
     labels = ("result",)
 
     generation: int
@@ -260,7 +353,7 @@ class Reloaded(Event):
 class ReloadRefused(Event):
     message = "reload refused; the running rules, model and labels stay"
     level = logging.ERROR
-    total = Reloaded.total
+    total = reloads
     labels = ("result",)
     asked_for = True
 
@@ -295,7 +388,7 @@ class LlmStateChanged(Event):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LlmAbsent(Event):
-    """With `llm.enabled: auto` this is how most hosts are: no reason to worry."""
+    """With `llm.enabled: auto` this is how most hosts are, and no reason to worry where there never was one."""
 
     message = "no LLM answers; lines it would have decided stay Unclassified"
     total = LlmStateChanged.total
@@ -420,8 +513,38 @@ class Bug(Event):
     message = "a bug of ours; please report it with the traceback below"
     level = logging.ERROR
     traceback = True
-    total = counter("bugs", "Unexpected exceptions", "where")
+    total = bugs
     labels = ("where",)
 
     where: str
     error: str
+
+
+# --- what alerts look at --------------------------------------------------------------------------------------------
+
+_REFUSED = ("not_logs", "unencodable")  # by an output, for good
+_NO_RECORDS = {"forward": ("invalid", "corrupt_chunk", "inflated_too_large", "signal_refused")}  # to an input
+_STAGES = ("verdicts", "model", "llm")
+
+
+def count_from_zero(inputs: Mapping[str, str], outputs: Iterable[str]) -> None:
+    """Create the counters that alerts look at: the increase of one that is born with its first event is nothing.
+
+    `inputs` has the kind of each by its name.
+    """
+    for result in ("ok", "refused"):
+        reloads.labels(result)
+    for agree in ("yes", "no"):
+        model_llm_answers.labels(agree)
+    forward = [name for name, kind in inputs.items() if kind == "forward"]
+    for where in ("pipeline", "http", *(f"stage {name}" for name in _STAGES), *(f"input {name}" for name in forward)):
+        bugs.labels(where)
+    for name, kind in inputs.items():
+        for reason in (*_REFUSED, *_NO_RECORDS.get(kind, ())):
+            records_dropped.labels(name, reason)
+    for name in outputs:
+        for reason in (*_REFUSED, "output_unavailable"):
+            output_records_dropped.labels(name, reason)
+
+
+count_from_zero({}, ())

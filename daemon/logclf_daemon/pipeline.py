@@ -170,6 +170,11 @@ class Pipeline:
         for source in self.inputs:
             source.stop()
 
+    @property
+    def stopping(self) -> bool:
+        """Whether it was told to stop, or something failed for good: then it reads no more."""
+        return self._stopping.is_set()
+
     async def run(self) -> None:
         """Carry batches until the inputs end or `stop`.
 

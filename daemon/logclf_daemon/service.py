@@ -252,6 +252,8 @@ class Service:
                 "lost": "yes: state.db was damaged and set aside" if state and state.lost else None,
             },
             "ready": "yes" if not (troubles := running.troubles()) else "; ".join(troubles),
+            "troubles": troubles,
+            "notes": running.notes(),
             "inputs": running.inputs(),
             "outputs": running.outputs(),
         }

@@ -6,6 +6,7 @@ A record is passed on with its own bytes (quotes, leading zeros, line ends) and 
 
 from __future__ import annotations
 
+import asyncio
 from collections import deque
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
@@ -107,6 +108,7 @@ async def run(task: Task, label: Label, start: Position | None = None) -> Summar
         if task.checkpoint is not None and finished % CHECKPOINT_BLOCKS == 0:
             task.checkpoint(Position(read, block.line + block.payload.count(b"\n")), task.summary)
         reached("block")
+        await asyncio.sleep(0)  # other connections have their turn, and one that was cut ends this
         if task.progress is not None:
             task.progress(task.summary.rows, table.read + read)
     return task.summary

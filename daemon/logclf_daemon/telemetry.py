@@ -53,8 +53,9 @@ class Running:
         """Why the daemon is not ready, one line for each reason; none if it is."""
         if self.pipeline is None:
             return []
+        found = ["draining: it reads no more and delivers what is under way"] if self.pipeline.stopping else []
         away = [slot for slot in self.pipeline.outputs if slot.required and away_secs(slot) > AWAY_SECS]
-        found = [f"output {slot.output.name}: unavailable for {away_secs(slot):.0f} s" for slot in away]
+        found += [f"output {slot.output.name}: unavailable for {away_secs(slot):.0f} s{_why(slot)}" for slot in away]
         if not self.pipeline.inputs:
             found.append("inputs: there are none")
         for source in self.pipeline.inputs:
@@ -87,6 +88,7 @@ class Running:
         for state in LLM_STATES:
             events.llm_state.labels(state).set(state == (llm.state if llm else "off"))
         events.llm_available.set(llm is not None and llm.unavailable() is None)
+        events.llm_required.set(self.config.llm.enabled is True)
         events.llm_records_waiting.set(room.waiting if room else 0)
         events.llm_questions.set(room.questions if room else 0)
         for name, (secs, size) in self._lags().items():
@@ -107,7 +109,7 @@ class Running:
             name: input_ledger(name)
             | {
                 "lag_secs": secs,
-                "lag_bytes": size if size is not None else value("logclf_input_lag_bytes", input=name),
+                "lag_bytes": size if size is not None else int(value("logclf_input_lag_bytes", input=name)),
             }
             for name, (secs, size) in self._lags().items()
         }
@@ -161,13 +163,17 @@ class Running:
             "outputs": self.outputs(),
             "llm": self.llm(),
             "templates": len(self.cascade.traffic),
-            "templates_new": value("logclf_templates_new_total"),
+            "templates_new": int(value("logclf_templates_new_total")),
         }
 
 
 def away_secs(slot: OutputSlot) -> float:
     """How long an output has been away, 0 if it is there."""
     return time.monotonic() - slot.away_since if slot.away_since is not None else 0.0
+
+
+def _why(slot: OutputSlot) -> str:
+    return f": {slot.error}" if slot.error else ""
 
 
 def verdict_counts() -> list[Facts]:
@@ -182,20 +188,22 @@ def verdict_counts() -> list[Facts]:
 
 def input_ledger(name: str) -> Facts:
     """What became of the records of an input: read = delivered + dropped + returned + in_flight."""
-    counted = {word: value(f"logclf_records_{word}_total", input=name) for word in ("read", "delivered", "returned")}
+    counted = {
+        word: int(value(f"logclf_records_{word}_total", input=name)) for word in ("read", "delivered", "returned")
+    }
     dropped = sum(
-        sample.value
+        int(sample.value)
         for metric in events.records_dropped.collect()
         for sample in metric.samples
         if sample.name.endswith("_total") and sample.labels["input"] == name
     )
-    return {**counted, "dropped": dropped, "in_flight": value("logclf_records_in_flight", input=name)}
+    return {**counted, "dropped": dropped, "in_flight": int(value("logclf_records_in_flight", input=name))}
 
 
 def output_ledger(slot: OutputSlot) -> Facts:
     """What an output took, since when it is away, and why."""
     return {
-        "written": value("logclf_output_records_delivered_total", output=slot.output.name),
+        "written": int(value("logclf_output_records_delivered_total", output=slot.output.name)),
         "away_secs": round(away_secs(slot)) if slot.away_since is not None else None,
         "error": slot.error,
     }

@@ -7,6 +7,7 @@ import os
 import socket
 import subprocess
 import sys
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
@@ -31,6 +32,12 @@ def call(number: int, *arguments: object) -> None:
         raise OSError(ctypes.get_errno(), "refused")
 
 
+def keeps_uploads_in_its_cache() -> None:
+    with tempfile.NamedTemporaryFile() as file:
+        if not Path(file.name).parent.samefile(os.environ["CACHE_DIRECTORY"]):
+            raise OSError(file.name)
+
+
 can: dict[str, Callable[[], object]] = {
     "write /etc": lambda: Path("/etc/logclf/x").write_text("x"),
     "write /usr": lambda: Path("/usr/x").write_text("x"),
@@ -50,6 +57,7 @@ can: dict[str, Callable[[], object]] = {
     "read a log": lambda: Path("/var/log/app/app.log").read_text(),
     "write its state": lambda: (Path(os.environ["STATE_DIRECTORY"]) / "x").write_text("x"),
     "read its key": lambda: (Path(os.environ["CREDENTIALS_DIRECTORY"]) / "logclf_probe").read_text(),
+    "keep an upload in its cache": keeps_uploads_in_its_cache,
     "resolve a name": lambda: socket.getaddrinfo("localhost", 80),
 }
 found = sorted(name for name, deed in can.items() if allowed(deed))

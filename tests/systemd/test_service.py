@@ -171,7 +171,13 @@ def test_the_sandbox_holds(service: Service) -> None:
     service.start()
 
     found = json.loads(service.machine.read("/var/lib/private/logclf-daemon/probe.json"))
-    assert found == ["read a log", "read its key", "resolve a name", "write its state"]
+    assert found == [
+        "keep an upload in its cache",
+        "read a log",
+        "read its key",
+        "resolve a name",
+        "write its state",
+    ]
 
 
 def test_no_sender_is_refused_while_it_restarts_and_nothing_is_lost(service: Service, sink: ForwardSink) -> None:

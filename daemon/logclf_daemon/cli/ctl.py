@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +13,10 @@ import click
 from logclf_daemon.cli import harmless
 from logclf_daemon.cli.options import base_config, config_option
 from logclf_daemon.config import StateOptions, state_directory
-from logclf_daemon.control import Answer, ask, follow, socket_path, system_socket
+from logclf_daemon.control import ANSWER_SECS, LOOK_SECS, Answer, ask, follow, socket_path, system_socket
 from logclf_daemon.errors import LogclfError
+
+MAX_TROUBLES = 5
 
 
 @click.group()
@@ -25,7 +28,8 @@ _STATE_DIR = click.option("--state-dir", type=click.Path(path_type=Path, file_ok
 
 
 def _asked(command: str, config_path: Path | None, state_dir: Path | None) -> Answer:
-    return ask(_socket(config_path, state_dir), command)
+    secs = ANSWER_SECS if command == "reload" else LOOK_SECS
+    return ask(_socket(config_path, state_dir), command, secs)
 
 
 def _socket(config_path: Path | None, state_dir: Path | None) -> Path:
@@ -62,14 +66,31 @@ def _words(answer: Answer) -> list[str]:
         f"  model   {answer['model']}",
         f"  llm     {answer['llm']}",
         f"  state   {_facts(answer['state'])}",
+        *_readiness(answer["troubles"]),
+        *(f"  note    {harmless(note)}" for note in answer["notes"]),
     ]
     for kind in ("inputs", "outputs"):
         rows += [f"  {kind[:-1]:<7} {name}: {_facts(facts)}" for name, facts in answer[kind].items()]
     return rows
 
 
+def _readiness(troubles: Sequence[str]) -> list[str]:
+    """What /readyz would say, and why; of many troubles the first few."""
+    if not troubles:
+        return ["  ready   yes"]
+    rows = [f"          {harmless(trouble)}" for trouble in troubles[:MAX_TROUBLES]]
+    if len(troubles) > MAX_TROUBLES:
+        rows.append(f"          and {len(troubles) - MAX_TROUBLES} more (--json has them all)")
+    return ["  ready   no:", *rows]
+
+
 def _facts(facts: dict[str, Any]) -> str:
-    return ", ".join(f"{name.replace('_', ' ')} {value}" for name, value in facts.items() if value is not None)
+    return ", ".join(f"{name.replace('_', ' ')} {_shown(fact)}" for name, fact in facts.items() if fact is not None)
+
+
+def _shown(fact: object) -> str:
+    whole = int(fact) if isinstance(fact, float) and fact.is_integer() else fact
+    return harmless(str(whole))
 
 
 @ctl.command()
@@ -156,11 +177,11 @@ def top(config_path: Path | None, state_dir: Path | None, every: float, once: bo
 
     path = _socket(config_path, state_dir)
     console = Console()
-    before = ask(path, "live")
+    before = ask(path, "live", LOOK_SECS)
     with Live(console=console, screen=console.is_terminal and not once, auto_refresh=False) as live:
         while True:
             time.sleep(every)
-            now = ask(path, "live")
+            now = ask(path, "live", LOOK_SECS)
             live.update(screen(before, now), refresh=True)
             before = now
             if once:

@@ -159,11 +159,19 @@ def _readable(path: Path) -> bool:
     """Whether the daemon may read it: as this user or, where root asks for the service, as that."""
     if os.geteuid() != 0 or not installed():
         return os.access(path, os.R_OK)
+    # Each folder on the way must be open, by the name that is asked for and by the one it leads to.
+    folders = {*path.absolute().parents, *path.resolve().parents}
+    return _open_to_group(path, "r", READERS) and all(_open_to_group(folder, "x", READERS) for folder in folders)
+
+
+def _open_to_group(path: Path, right: Literal["r", "x"], group: str) -> bool:
+    """Whether everybody or this group may read a file or go through a folder; an access list may say so too."""
+    everybody, its_group = {"r": (stat.S_IROTH, stat.S_IRGRP), "x": (stat.S_IXOTH, stat.S_IXGRP)}[right]
     status = path.stat()
-    if status.st_mode & stat.S_IROTH or "system.posix_acl_access" in os.listxattr(path):
+    if status.st_mode & everybody or "system.posix_acl_access" in os.listxattr(path):
         return True
     try:
-        return bool(status.st_mode & stat.S_IRGRP) and grp.getgrgid(status.st_gid).gr_name == READERS
+        return bool(status.st_mode & its_group) and grp.getgrgid(status.st_gid).gr_name == group
     except KeyError:
         return False
 

@@ -16,6 +16,7 @@ import click
 from logclf_daemon import journal
 from logclf_daemon.config import DEFAULT_PATH, CascadeFlags, Config, load_config, misspelt_variables
 from logclf_daemon.events import LOGGER, VariableUnknown, emit
+from logclf_daemon.libraries import hear_libraries
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
@@ -78,6 +79,7 @@ def log_to_stderr(level: int) -> None:
         handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
     LOGGER.addHandler(handler)
     LOGGER.setLevel(logging.DEBUG if context.params.get("debug") else level)
+    hear_libraries()
 
 
 def tell_misspelt() -> None:

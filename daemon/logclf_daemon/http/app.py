@@ -17,11 +17,12 @@ from fastapi.openapi.utils import get_openapi
 from logclf_daemon import __version__
 from logclf_daemon.config import HttpOptions
 from logclf_daemon.http import classify, health, review, schemas
-from logclf_daemon.http.guard import Guard
+from logclf_daemon.http.guard import READS, REFUSALS, REFUSED_CHANGES, Guard
 from logclf_daemon.http.history import History
 from logclf_daemon.http.host import Host
 from logclf_daemon.http.pages import serve_pages
 from logclf_daemon.http.problems import Problem, answer_problems
+from logclf_daemon.http.server import split_listen
 from logclf_daemon.http.standalone import Standalone
 
 _WORDS = """Labels log lines by rules, memory, model and a local LLM, as `logclf-daemon run` and `csv` do.
@@ -34,11 +35,14 @@ def create_app(host: Host | None = None, options: HttpOptions | None = None) -> 
     """The ASGI app. Without a host it builds a cascade of its own and closes it in the end.
 
     Raises:
-        ConfigError: The configuration, a rule or the model cannot be used.
+        ConfigError: The configuration, a rule or the model cannot be used, or others could come in without a token.
     """
     own = Standalone.from_environment() if host is None else None
     served = own or host
     assert served is not None
+    options = options or served.running().config.http
+    if options.listen is not None:
+        split_listen(options)
     history = History()
 
     @asynccontextmanager
@@ -63,13 +67,13 @@ def create_app(host: Host | None = None, options: HttpOptions | None = None) -> 
         redirect_slashes=False,
     )
     app.state.host = served
-    app.include_router(classify.router())
+    app.include_router(classify.router(options))
     app.include_router(review.router())
     app.include_router(health.router(history))
     serve_pages(app)
     answer_problems(app)
     app.openapi = lambda: _openapi(app)  # type: ignore[method-assign]
-    app.add_middleware(Guard, options=options or served.running().config.http)
+    app.add_middleware(Guard, options=options)
     return app
 
 
@@ -86,17 +90,19 @@ def _openapi(app: FastAPI) -> dict[str, Any]:
         parts["securitySchemes"] = {"token": {"type": "http", "scheme": "bearer"}}
         document["security"] = [{}, {"token": []}]
         for path in document["paths"].values():
-            for operation in path.values():
-                _problems_everywhere(operation)
+            for method, operation in path.items():
+                _problems_everywhere(method, operation)
         app.openapi_schema = document
     return app.openapi_schema
 
 
-def _problems_everywhere(operation: dict[str, Any]) -> None:
-    """FastAPI describes 422 in a form of its own; here every error is a problem."""
+def _problems_everywhere(method: str, operation: dict[str, Any]) -> None:
+    """FastAPI describes 422 in a form of its own and knows nothing of the guard; here every error is a problem."""
     content = {"application/problem+json": {"schema": {"$ref": "#/components/schemas/Problem"}}}
     answers = operation["responses"]
     if "422" in answers:
         answers["422"] = {"description": "Unprocessable Content", "content": content}
-    for status, words in (("401", "A token is needed"), ("429", "Too many requests")):
-        answers.setdefault(status, {"description": words, "content": content})
+    refusals = REFUSALS | (REFUSED_CHANGES if method.upper() not in READS else {})
+    for status, words in refusals.items():
+        answers.setdefault(str(status), {"description": words, "content": content})
+    operation["responses"] = dict(sorted(answers.items()))

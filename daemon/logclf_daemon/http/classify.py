@@ -4,32 +4,35 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Iterator, Sequence
-from itertools import groupby, islice
+from collections.abc import AsyncIterator, Coroutine, Iterator, Sequence
+from itertools import groupby
 from tempfile import SpooledTemporaryFile
-from typing import IO, Annotated, Any, BinaryIO, cast
+from typing import IO, Annotated, Any, BinaryIO, TypeVar, cast
 
 from fastapi import APIRouter, Query, Request
 from fastapi.responses import StreamingResponse
 from pydantic import ValidationError
 from starlette.datastructures import UploadFile
 from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
 
 from logclf_daemon.cascade import Cascade
+from logclf_daemon.config import HttpOptions
 from logclf_daemon.explained import explained
 from logclf_daemon.generation import Answer
 from logclf_daemon.http import schemas
+from logclf_daemon.http.bodies import FORM, LINES, NDJSON, TABLE, media_type
 from logclf_daemon.http.host import Now
 from logclf_daemon.http.problems import responses
 from logclf_daemon.table import TableOptions, classify_table
 
-SPOOL_BYTES = 4 << 20  # more than that of an upload or of its answer lies on disk
+SPOOL_BYTES = 1 << 20  # more than that of an upload or of its answer lies on disk
 BLOCK_BYTES = 256 << 10
-NDJSON = "application/x-ndjson"
-MAX_LINE_BYTES = 4 << 20
-NDJSON_LINES = 1000  # classified together
+NDJSON_LINES = 1000  # classified together, or as many as are this large
+NDJSON_BYTES = 1 << 20
 UPLOADS_AT_ONCE = 4
 
+_T = TypeVar("_T")
 Column = Annotated[str, Query(min_length=1, max_length=200)]
 
 _CSV_EXAMPLE = "source,log_message\nauth.log,sshd[811]: Failed password for root from 10.0.0.9 port 22 ssh2\n"
@@ -37,14 +40,14 @@ _CSV_BODY: dict[str, Any] = {
     "requestBody": {
         "required": True,
         "content": {
-            "multipart/form-data": {
+            FORM: {
                 "schema": {
                     "type": "object",
                     "required": ["file"],
                     "properties": {"file": {"type": "string", "format": "binary", "description": "The CSV."}},
                 }
             },
-            "text/csv": {"schema": {"type": "string"}, "example": _CSV_EXAMPLE},
+            TABLE: {"schema": {"type": "string"}, "example": _CSV_EXAMPLE},
         },
     }
 }
@@ -62,7 +65,7 @@ _LINES_BODY: dict[str, Any] = {
 }
 
 
-def router() -> APIRouter:
+def router(limits: HttpOptions) -> APIRouter:
     """The endpoints that label lines."""
     routes = APIRouter(tags=["classify"])
     uploads = asyncio.Semaphore(UPLOADS_AT_ONCE)
@@ -88,12 +91,19 @@ def router() -> APIRouter:
 
         Every other column and cell stays as it was. `explain` adds confidence, stage and rule.
         """
-        options = TableOptions(source_column, message_column, label_column, explain)
+        options = TableOptions(
+            source_column,
+            message_column,
+            label_column,
+            explain,
+            max_record_bytes=limits.max_body_bytes,
+            over_http=True,
+        )
         async with uploads:
             reader = await _uploaded(request)
             writer = _spool()
             try:
-                await classify_table(reader, writer, now.cascade, options, name="file")
+                await _unless_gone(request, classify_table(reader, writer, now.cascade, options, name="file"))
             except BaseException:
                 writer.close()
                 raise
@@ -114,16 +124,20 @@ def router() -> APIRouter:
 
         A line of NDJSON that cannot be read is answered by `{"error": …}` in its place.
         """
-        kind = _media_type(request)
-        if kind in (NDJSON, "application/ndjson", "application/jsonl"):
-            return StreamingResponse(_labelled_lines(await _spooled(request), now.cascade), media_type=NDJSON)
+        kind = media_type(request.headers)
+        if kind in LINES:
+            async with uploads:
+                spool = await _spooled(request)
+            blocks = _line_blocks(spool, limits.max_body_bytes)
+            return StreamingResponse(_labelled_lines(spool, blocks, now.cascade), media_type=NDJSON)
         if kind != "application/json":
             raise HTTPException(415, f"send application/json or {NDJSON}")
         try:
             asked = schemas.ClassifyRequest.model_validate_json(await request.body())
         except ValidationError as error:
             raise HTTPException(422, _mistakes(error)) from error
-        return {"records": [answer.fields for answer in await labelled(now.cascade, asked.records)]}
+        answers = await _unless_gone(request, labelled(now.cascade, asked.records))
+        return {"records": [answer.fields for answer in answers]}
 
     @routes.post(
         "/api/v1/explain",
@@ -142,10 +156,6 @@ def router() -> APIRouter:
 _ATTACHED = {"Content-Disposition": 'attachment; filename="labelled.csv"'}
 
 
-def _media_type(request: Request) -> str:
-    return request.headers.get("content-type", "").split(";")[0].strip().lower()
-
-
 def _mistakes(error: ValidationError) -> str:
     return "; ".join(f"{'.'.join(map(str, item['loc'])) or 'body'}: {item['msg']}" for item in error.errors()[:5])
 
@@ -156,14 +166,14 @@ def _spool() -> BinaryIO:
 
 async def _uploaded(request: Request) -> BinaryIO:
     """The CSV of a form or a plain body, on disk if it is large."""
-    kind = _media_type(request)
-    if kind == "multipart/form-data":
+    kind = media_type(request.headers)
+    if kind == FORM:
         form = await request.form(max_files=1, max_fields=10)
         found = form.get("file")
         if not isinstance(found, UploadFile):
             raise HTTPException(422, "file: a CSV is needed in the form field `file`")
         return found.file
-    if kind != "text/csv":
+    if kind != TABLE:
         raise HTTPException(415, "send the CSV as multipart/form-data in the field `file`, or as text/csv")
     return await _spooled(request)
 
@@ -179,6 +189,29 @@ async def _spooled(request: Request) -> BinaryIO:
         raise
     spool.seek(0)
     return spool
+
+
+async def _unless_gone(request: Request, work: Coroutine[Any, Any, _T]) -> _T:
+    """What the work comes to. It ends where it stands when the client goes: nobody would read the answer.
+
+    Raises:
+        ClientDisconnect: The client went.
+    """
+    working, going = asyncio.create_task(work), asyncio.create_task(_gone(request))
+    try:
+        await asyncio.wait((working, going), return_when=asyncio.FIRST_COMPLETED)
+        if not working.done():
+            raise ClientDisconnect
+        return working.result()
+    finally:
+        working.cancel()
+        going.cancel()
+        await asyncio.gather(working, going, return_exceptions=True)
+
+
+async def _gone(request: Request) -> None:
+    while (await request.receive())["type"] != "http.disconnect":
+        pass
 
 
 async def _blocks(file: IO[bytes]) -> AsyncIterator[bytes]:
@@ -204,24 +237,46 @@ async def labelled(cascade: Cascade, lines: Sequence[schemas.LogLine]) -> list[A
     return [answer for answer in answers if answer is not None]
 
 
-async def _labelled_lines(spool: BinaryIO, cascade: Cascade) -> AsyncIterator[bytes]:
+async def _labelled_lines(
+    spool: BinaryIO, blocks: Iterator[Sequence[bytes | None]], cascade: Cascade
+) -> AsyncIterator[bytes]:
     with spool:
-        for block in _line_blocks(spool):
+        for block in blocks:
             parsed = [_parsed(line) for line in block]
             answers = iter(await labelled(cascade, [line for line in parsed if isinstance(line, schemas.LogLine)]))
             rows = [next(answers).fields if isinstance(line, schemas.LogLine) else {"error": line} for line in parsed]
             yield b"".join(json.dumps(row).encode() + b"\n" for row in rows)
+            await asyncio.sleep(0)  # nobody else had a turn while all of it was known
 
 
-def _parsed(line: bytes) -> schemas.LogLine | str:
+def _parsed(line: bytes | None) -> schemas.LogLine | str:
+    if line is None:
+        return "body: the line is larger than http.max_body_bytes"
     try:
         return schemas.LogLine.model_validate_json(line)
     except ValidationError as error:
         return _mistakes(error)
 
 
-def _line_blocks(spool: BinaryIO) -> Iterator[list[bytes]]:
-    """The lines of a body, some at a time; blank ones are left out. One that is too long is no JSON any more."""
-    lines = iter(lambda: spool.readline(MAX_LINE_BYTES), b"")
-    while block := list(islice((line for line in lines if line.strip()), NDJSON_LINES)):
+def _line_blocks(spool: BinaryIO, longest: int) -> Iterator[list[bytes | None]]:
+    """The lines of a body, some at a time."""
+    block, size = list[bytes | None](), 0
+    for line in _lines(spool, longest):
+        block.append(line)
+        size += len(line or b"")
+        if len(block) >= NDJSON_LINES or size >= NDJSON_BYTES:
+            yield block
+            block, size = [], 0
+    if block:
         yield block
+
+
+def _lines(spool: BinaryIO, longest: int) -> Iterator[bytes | None]:
+    """The lines that are not blank; None for one that is too long."""
+    while line := spool.readline(longest + 1):
+        if len(line) > longest and not line.endswith(b"\n"):
+            while line and not line.endswith(b"\n"):
+                line = spool.readline(NDJSON_BYTES)
+            yield None
+        elif line.strip():
+            yield line

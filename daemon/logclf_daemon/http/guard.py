@@ -17,12 +17,22 @@ from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from logclf_daemon.config import HttpOptions
+from logclf_daemon.http.bodies import Bodies
 from logclf_daemon.http.problems import problem
+from logclf_daemon.http.server import is_loopback
 
 OPEN = ("/", "/healthz", "/readyz", "/docs", "/redoc", "/openapi.json")  # no secret in them: they need no token
 OPEN_BELOW = ("/assets/", "/docs-assets/")
 READS = frozenset({"GET", "HEAD", "OPTIONS"})
-UPLOADS = ("/classify", "/api/v1/classify")
+# What may be answered instead of what was asked for, in the words of the OpenAPI.
+REFUSALS = {
+    401: "A token is needed",
+    413: "Larger than the limit",
+    421: "Called by a name that is not ours",
+    429: "Too many requests",
+    503: "Too much at once",
+}
+REFUSED_CHANGES = {403: "Asked by a page of another site, or review is switched off", 408: "The body did not come"}
 CHANGES = ("/api/v1/verdicts", "/api/v1/rules")
 MAX_CLIENTS = 4096
 
@@ -65,8 +75,15 @@ class Rate:
 class Guard:
     """ASGI middleware around the whole app."""
 
-    def __init__(self, app: ASGIApp, options: HttpOptions, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self,
+        app: ASGIApp,
+        options: HttpOptions,
+        clock: Callable[[], float] = time.monotonic,
+        bodies: Bodies | None = None,
+    ) -> None:
         self._app = app
+        self._bodies = bodies or Bodies(options)
         self._options = options
         self._token = options.token.get_secret_value().encode() if options.token is not None else None
         self._hosts = {"localhost", *(host.lower() for host in options.hosts)}
@@ -83,12 +100,13 @@ class Guard:
         if refusal is not None:
             await refusal(scope, receive, guarded)
             return
-        limit = self._options.max_upload_bytes if path in UPLOADS else self._options.max_body_bytes
-        declared = headers.get("content-length", "0")
-        if declared.isdecimal() and int(declared) > limit:
-            await problem(413, _too_large(limit))(scope, receive, guarded)
+        try:
+            self._bodies.refuse_declared(path, headers)
+        except HTTPException as error:
+            await problem(error.status_code, error.detail)(scope, receive, guarded)
             return
-        await self._app(scope, _bounded(receive, limit), guarded)
+        with self._bodies.passed(path, headers, receive) as passed:
+            await self._app(scope, passed, guarded)
 
     def _refusal(self, scope: Scope, headers: Headers) -> Response | None:
         """The answer to a request that is not let in."""
@@ -101,10 +119,12 @@ class Guard:
         path, method = scope["path"], scope["method"]
         if method not in READS and _other_site(headers):
             return problem(403, "a page of another site may not do that")
-        if self._token is not None and path not in OPEN and not path.startswith(OPEN_BELOW):
+        if path not in OPEN and not path.startswith(OPEN_BELOW):
+            asked = {"WWW-Authenticate": 'Bearer realm="logclf-daemon"'}
+            if self._token is None and _from_outside(scope):
+                return problem(401, "this address is not loopback: set http.token in the configuration", asked)
             given = headers.get("authorization", "").encode("latin-1", "replace")
-            if not hmac.compare_digest(given, b"Bearer " + self._token):
-                asked = {"WWW-Authenticate": 'Bearer realm="logclf-daemon"'}
+            if self._token is not None and not hmac.compare_digest(given, b"Bearer " + self._token):
                 return problem(401, "a token is needed: Authorization: Bearer …", asked)
         if not self._options.review and method not in READS and path.startswith(CHANGES):
             return problem(403, "http.review is off: verdicts and rules are not changed over HTTP")
@@ -123,30 +143,18 @@ class Guard:
         return True
 
 
+def _from_outside(scope: Scope) -> bool:
+    """Whether a request came in at an address that other hosts reach: a server of one's own listens where it wants."""
+    host, port = scope.get("server") or scope.get("client") or ("a unix socket", None)
+    return port is not None and not is_loopback(host)
+
+
 def _other_site(headers: Headers) -> bool:
     """Whether a browser says that a page of another site sends this."""
     if headers.get("sec-fetch-site", "same-origin") not in ("same-origin", "none"):
         return True
     origin = headers.get("origin")
     return origin is not None and origin.split("://", 1)[-1].lower() != headers.get("host", "").lower()
-
-
-def _too_large(limit: int) -> str:
-    return f"larger than {limit} bytes; send less at a time, or raise http.max_body_bytes or http.max_upload_bytes"
-
-
-def _bounded(receive: Receive, limit: int) -> Receive:
-    taken = 0
-
-    async def bounded() -> Message:
-        nonlocal taken
-        message = await receive()
-        taken += len(message.get("body", b""))
-        if taken > limit:
-            raise HTTPException(413, _too_large(limit))
-        return message
-
-    return bounded
 
 
 def _with_headers(send: Send, policy: str) -> Send:

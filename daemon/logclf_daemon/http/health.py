@@ -15,11 +15,13 @@ def router(history: History) -> APIRouter:
     """The endpoints that only look."""
     routes = APIRouter(tags=["state"])
 
+    @routes.head("/healthz", include_in_schema=False)
     @routes.get("/healthz", response_model=Health)
     async def healthz() -> Health:
         """The process is alive and its loop turns."""
         return Health(status="ok")
 
+    @routes.head("/readyz", include_in_schema=False)
     @routes.get("/readyz", response_model=Readiness, responses={503: {"model": Readiness, "description": "Not ready"}})
     async def readyz(now: Now) -> Response:
         """200 if records flow; else 503 with the reasons."""
@@ -27,6 +29,7 @@ def router(history: History) -> APIRouter:
         found = Readiness(ready=not troubles, troubles=troubles, notes=now.notes())
         return JSONResponse(found.model_dump(), 503 if troubles else 200)
 
+    @routes.head("/metrics", include_in_schema=False)
     @routes.get("/metrics", response_class=Response, responses={200: {"content": {"text/plain": {}}}})
     async def metrics(now: Now) -> Response:
         """Prometheus metrics."""

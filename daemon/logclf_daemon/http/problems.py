@@ -10,6 +10,7 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from pydantic import BaseModel, Field
 from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
 
 from logclf_daemon.errors import BadInput, ConfigError, LogclfError, ServiceUnavailable
 from logclf_daemon.events import Bug, emit
@@ -61,6 +62,10 @@ def answer_problems(app: FastAPI) -> None:
     async def expected(_request: Request, error: LogclfError) -> JSONResponse:
         status = next((status for kind, status in STATUSES.items() if isinstance(error, kind)), 500)
         return problem(status, str(error))
+
+    @app.exception_handler(ClientDisconnect)
+    async def gone(_request: Request, _error: ClientDisconnect) -> JSONResponse:
+        return problem(400, "the client went away")  # nobody reads it
 
     @app.exception_handler(Exception)
     async def bug(request: Request, error: Exception) -> JSONResponse:

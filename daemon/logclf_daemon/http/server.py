@@ -6,6 +6,8 @@ import asyncio
 import contextlib
 import socket
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import partial
 from ipaddress import ip_address
 from typing import Any
 
@@ -14,9 +16,18 @@ from logclf_daemon.errors import ConfigError, ServiceUnavailable
 from logclf_daemon.events import Bug, HttpListens, emit
 
 KEY = ("http", "listen")
-MAX_CONNECTIONS = 256
+KEEP_ALIVE_SECS = 10  # between two requests
 STOP_SECS = 2
 TICK_SECS = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class Patience:
+    """How many connections there may be, and how long a client is waited for."""
+
+    connections: int = 256
+    head_secs: float = 10.0  # until a request has come as far as its body; what is later: `bodies.py`
+    take_secs: float = 60.0  # until it takes more of an answer
 
 
 class HttpServer:
@@ -26,8 +37,9 @@ class HttpServer:
         ConfigError: From `open`: no address, or one that needs a token and has none.
     """
 
-    def __init__(self, options: HttpOptions, create: Callable[[], Any]) -> None:
+    def __init__(self, options: HttpOptions, create: Callable[[], Any], patience: Patience | None = None) -> None:
         self._options = options
+        self._patience = patience or Patience()
         self._create = create
         self._socket: socket.socket | None = None
         self._server: Any = None
@@ -60,7 +72,7 @@ class HttpServer:
         assert self._socket is not None
         try:
             app = await asyncio.to_thread(self._made)
-            self._server = _server(app, self._stopping)
+            self._server = _server(app, self._stopping, self._patience)
             emit(HttpListens(url=f"http://{self._options.listen}".replace(":0", f":{self.port}")))
             await self._server.serve(sockets=[self._socket])
         except ConfigError:
@@ -105,9 +117,11 @@ def is_loopback(host: str) -> bool:
     if host == "localhost":
         return True
     try:
-        return ip_address(host).is_loopback
+        address = ip_address(host)
     except ValueError:
         return False
+    mapped = getattr(address, "ipv4_mapped", None)
+    return bool((mapped or address).is_loopback)
 
 
 async def _asked_once(app: Any) -> None:
@@ -131,8 +145,10 @@ async def _asked_once(app: Any) -> None:
         await app({**scope, "path": path, "raw_path": path.encode()}, receive, send)
 
 
-def _server(app: Any, stopping: asyncio.Event) -> Any:
+def _server(app: Any, stopping: asyncio.Event, patience: Patience) -> Any:
     import uvicorn
+
+    from logclf_daemon.http.connection import Connection
 
     class Server(uvicorn.Server):
         @contextlib.contextmanager
@@ -152,8 +168,8 @@ def _server(app: Any, stopping: asyncio.Event) -> Any:
         server_header=False,
         lifespan="on",
         ws="none",
-        limit_concurrency=MAX_CONNECTIONS,
-        timeout_keep_alive=10,
+        http=partial(Connection, patience),  # type: ignore[arg-type]
+        timeout_keep_alive=KEEP_ALIVE_SECS,
         timeout_graceful_shutdown=STOP_SECS,
     )
     return Server(config)

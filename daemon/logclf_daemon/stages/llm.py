@@ -119,6 +119,7 @@ class LlmStage:
         self._breaker = Breaker(clock)
         self._digest = ""
         self._under_way: dict[int, float] = {}
+        self._was_ready = False
         self._connecting = threading.Lock()
         self._connected: OllamaServer | None = None
 
@@ -262,7 +263,7 @@ class LlmStage:
         with self._lock:
             changed, self.state = self.state != failed.state, failed.state
             self._breaker.failed()
-        if changed and failed.state == "absent" and self.options.enabled == "auto":
+        if changed and failed.state == "absent" and self.options.enabled == "auto" and not self._was_ready:
             emit(LlmAbsent(url=self.shown_url))
         elif changed:
             emit(LlmStateChanged(state=failed.state, detail=failed.detail))
@@ -270,7 +271,7 @@ class LlmStage:
 
     def _recovered(self) -> None:
         with self._lock:
-            changed, self.state = self.state != "ready", "ready"
+            changed, self.state, self._was_ready = self.state != "ready", "ready", True
             self._breaker.worked()
         if changed:
             emit(LlmStateChanged(state="ready", detail=self.options.model))

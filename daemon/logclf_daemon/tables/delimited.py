@@ -33,6 +33,7 @@ from logclf_daemon.tables.rows import (
     filled,
 )
 
+MAX_HEADER_BYTES = 1 << 20
 BOM = b"\xef\xbb\xbf"
 DELIMITERS = ",;\t|"
 # A spreadsheet takes a cell that starts so for a formula, or for what leads to one.
@@ -193,27 +194,31 @@ class DelimitedReading:
     delimiter: str
     name: str
     block_bytes: int = BLOCK_BYTES
+    max_record_bytes: int = MAX_RECORD_BYTES
 
     def blocks(self, reader: BinaryIO, line: int) -> Iterator[Block]:
         """Blocks that depend only on where they start.
 
         Raises:
-            BadInput: A quote is never closed.
+            BadInput: A quote is never closed, or a record is too large.
         """
-        pending, size = b"", self.block_bytes
+        pending, size = b"", min(self.block_bytes, self.max_record_bytes)
         while pending := pending + filled(reader, size - len(pending)):
             chunk, last = pending[:size], len(pending) < size
-            cut, quoted = self._lines(chunk, last=last)
-            cells = None
-            if quoted is None:
-                cut, cells = self._records(chunk, line, last=last)
-            if not cut and size > MAX_RECORD_BYTES:
-                raise BadInput(_unclosed(self.name, line))
+            try:
+                cut, quoted = self._lines(chunk, last=last)
+                cells = None
+                if quoted is None:
+                    cut, cells = self._records(chunk, line, last=last)
+            except csv.Error as error:
+                raise BadInput(f"{self.name}:{line}: from here on this is no CSV: {error}") from error
+            if not cut and size >= self.max_record_bytes:
+                raise BadInput(_endless(self.name, line, self.max_record_bytes))
             if cut:
                 yield Block(pending[:cut], line, cells, quoted)
                 line += pending.count(b"\n", 0, cut)
                 pending = pending[cut:]
-            size = size * 2 if not cut else self.block_bytes
+            size = min(self.block_bytes if cut else size * 2, self.max_record_bytes)
 
     def _lines(self, chunk: bytes, *, last: bool) -> tuple[int, Quoted | None]:
         """Where the last whole line of a chunk ends, and its lines with a quote, if each record is one line."""
@@ -248,6 +253,10 @@ def _unclosed(name: str, line: int) -> str:
     return f"{name}:{line}: a quote opened here is never closed; close it or double it"
 
 
+def _endless(name: str, line: int, limit: int) -> str:
+    return f"{name}:{line}: a record that does not end within {limit} bytes; is a quote never closed?"
+
+
 def open_delimited(
     reader: BinaryIO, options: TableOptions, name: str
 ) -> tuple[DelimitedReading, DelimitedCodec, bytes, int]:
@@ -262,14 +271,17 @@ def open_delimited(
         raise BadInput(
             f"{name}: is empty; a header with {options.source_column!r} and {options.message_column!r} is needed"
         )
+    if b"\0" in text:
+        raise BadInput(f"{name}:1: this is no text in UTF-8, and no CSV; convert it")
     if b"\r" in text and b'"' not in text:
         raise BadInput(f"{name}:1: lines end with a carriage return alone; convert them: tr '\\r' '\\n' <{name}")
     delimiter, names = _names(text, options)
     refuse_taken(names, options, f"{name}:1")
-    source = place_of(options.source_column, names, "--source-column", f"{name}:1")
-    message = place_of(options.message_column, names, "--message-column", f"{name}:1")
+    source = place_of("source_column", names, options, f"{name}:1")
+    message = place_of("message_column", names, options, f"{name}:1")
     codec = DelimitedCodec(options, delimiter, tuple(names), source, message, time_place(names, options, f"{name}:1"))
-    return DelimitedReading(delimiter, name, options.block_bytes), codec, head, head.count(b"\n")
+    reading = DelimitedReading(delimiter, name, options.block_bytes, options.max_record_bytes)
+    return reading, codec, head, head.count(b"\n")
 
 
 def header_of(codec: DelimitedCodec, head: bytes) -> bytes:
@@ -283,17 +295,18 @@ def header_of(codec: DelimitedCodec, head: bytes) -> bytes:
 
 
 def _first_record(reader: BinaryIO, name: str) -> bytes:
-    record = b""
-    while line := reader.readline(MAX_RECORD_BYTES):
-        record += line
-        if record.count(b'"') % 2 == 0:
-            break
-        if len(record) > MAX_RECORD_BYTES:
-            raise BadInput(_unclosed(name, 1))
-    else:
-        if record:
-            raise BadInput(_unclosed(name, 1))
-    return record
+    lines, size, quotes = list[bytes](), 0, 0
+    while line := reader.readline(MAX_HEADER_BYTES + 1):
+        lines.append(line)
+        size += len(line)
+        quotes += line.count(b'"')
+        if size > MAX_HEADER_BYTES:
+            raise BadInput(_endless(name, 1, MAX_HEADER_BYTES))
+        if quotes % 2 == 0:
+            return b"".join(lines)
+    if lines:
+        raise BadInput(_unclosed(name, 1))
+    return b""
 
 
 def _names(text: bytes, options: TableOptions) -> tuple[str, list[str]]:

@@ -152,8 +152,8 @@ def open_json(reader: BinaryIO, options: TableOptions, name: str) -> tuple[Lines
     if not names:
         raise BadInput(f"{name}:1: no JSON object; write one a line, such as {{{options.message_column!r}: …}}")
     refuse_taken(names, options, f"{name}:1")
-    place_of(options.message_column, names, "--message-column", f"{name}:1")
-    place_of(options.source_column, names, "--source-column", f"{name}:1")
+    place_of("message_column", names, options, f"{name}:1")
+    place_of("source_column", names, options, f"{name}:1")
     time = time_place(names, options, f"{name}:1")
     return (
         LinesReading(name, options.block_bytes),

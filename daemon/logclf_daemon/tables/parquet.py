@@ -107,8 +107,8 @@ def open_parquet(
         raise BadInput(f"{name}: is no Parquet file: {str(error).splitlines()[0]}") from error
     names = schema.names
     refuse_taken(names, options, name)
-    place_of(options.source_column, names, "--source-column", name)
-    place_of(options.message_column, names, "--message-column", name)
+    place_of("source_column", names, options, name)
+    place_of("message_column", names, options, name)
     time = time_place(names, options, name)
     for added, kind in added_fields(options):
         schema = schema.append(arrow().field(added, kind))

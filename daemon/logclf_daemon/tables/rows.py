@@ -11,7 +11,7 @@ from typing import BinaryIO, Literal, Protocol
 from logclf_daemon.generation import Answer
 
 BLOCK_BYTES = 1 << 20
-MAX_RECORD_BYTES = 64 << 20  # a quote that is never closed must not swallow a whole disk
+MAX_RECORD_BYTES = 16 << 20  # a quote that is never closed must not swallow a whole disk, nor all memory
 EXPLAINED = ("confidence", "stage", "rule")
 
 Quoted = Sequence[tuple[int, Sequence[str]]]
@@ -33,6 +33,12 @@ class TableOptions:
     time_column: str | None = None  # for the report; None: found by its name
     details: bool = False  # collect what the report shows
     block_bytes: int = BLOCK_BYTES
+    max_record_bytes: int = MAX_RECORD_BYTES
+    over_http: bool = False  # what is wrong is told to who wrote a request, not to who wrote a command
+
+    def called(self, option: str) -> str:
+        """An option as the reader of a message would write it."""
+        return option if self.over_http else "--" + option.replace("_", "-")
 
 
 @dataclass(frozen=True, slots=True)

@@ -116,7 +116,7 @@ class Catalog:
         for identity in self._holds.release_missing(found):
             self._files.close(identity)
         self._notes.empty(self._globs.empty)
-        self._notes.problems(self._globs.problems | self._closed_to_us)
+        self._notes.problems(self._globs.problems | self._globs.closed | self._closed_to_us)
         self.discovered = True
 
     def _return(self, identity: Identity, seen: Seen, now: float) -> Tail | None:
@@ -410,9 +410,10 @@ class Catalog:
 
     @property
     def unreadable(self) -> tuple[tuple[str, str], ...]:
-        """Files that cannot be read now, each with the reason."""
+        """Folders that cannot be looked into and files that cannot be read now, each with the reason."""
         found = {tail.path or tail.label: tail.trouble for tail in self.tails.values() if tail.trouble}
-        return tuple((os.fsdecode(path), why) for path, why in (self._closed_to_us | found).items())
+        closed = self._globs.closed | self._closed_to_us | found
+        return tuple((os.fsdecode(path), why) for path, why in closed.items())
 
     def works(self, tail: Tail) -> None:
         """It was read: what was wrong is over."""

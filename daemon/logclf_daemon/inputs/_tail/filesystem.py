@@ -19,6 +19,16 @@ class Filesystem:
         """Paths that match; `**` goes through folders. What cannot be looked into counts as empty."""
         return glob.glob(pattern, recursive=True)  # noqa: PTH207  # paths are bytes here
 
+    def enter(self, folder: bytes, *, listing: bool) -> None:
+        """Do what looking up a name in a folder needs and, with `listing`, all its names.
+
+        Raises:
+            OSError: It cannot be done. A name that leads through such a folder looks as if it were not there.
+        """
+        os.stat(folder + b"/.")  # noqa: PTH116  # needs the right to search, not that to read
+        if listing:
+            os.close(os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC))
+
     def inodes(self, folder: bytes) -> dict[int, bytes]:
         """Name of each entry of a folder, by inode."""
         with os.scandir(folder) as entries:

@@ -1,7 +1,8 @@
-"""Which files match: patterns with `**`, exclusions, and what is no file at all."""
+"""Which files match: patterns with `**`, exclusions, what is no file at all, and folders that are closed to us."""
 
 from __future__ import annotations
 
+import errno
 import fnmatch
 import os
 import re
@@ -13,6 +14,7 @@ from logclf_daemon.inputs._tail.filesystem import Filesystem
 from logclf_daemon.inputs._tail.identity import Identity, is_compressed
 
 _MAGIC = re.compile(rb"[*?\[]")
+_NO_FOLDER = (errno.ENOENT, errno.ENOTDIR, errno.ELOOP)
 
 
 @dataclass(slots=True)
@@ -33,7 +35,9 @@ class Globs:
         self._inflate = inflate
         self._prefixes = [re.compile(prefix).fullmatch for pattern in self._patterns for prefix in _prefixes(pattern)]
         self.empty: list[bytes] = []
+        self._ways = {pattern: _way(pattern) for pattern in self._patterns}
         self.problems: dict[bytes, str] = {}
+        self.closed: dict[bytes, str] = {}
 
     @property
     def folders(self) -> set[bytes]:
@@ -41,18 +45,52 @@ class Globs:
         return {_fixed_part(pattern) for pattern in self._patterns}
 
     def find(self) -> dict[Identity, Seen]:
-        """Every regular file that matches. `problems` tells of names that are something else, `empty` of patterns."""
+        """Every regular file that matches.
+
+        `problems` tells of names that are something else, `closed` of folders on the way that cannot be looked into,
+        `empty` of patterns.
+        """
         found: dict[Identity, Seen] = {}
-        self.problems = {}
+        self.problems, self.closed = {}, {}
         self.empty = []
         for pattern in self._patterns:
             before = len(found) + len(self.problems)
+            closed = self._closed_on_the_way(pattern)
             for path in sorted(self._filesystem.glob(pattern)):
-                if not self._excluded(path):
+                if not self._excluded(path) and os.path.dirname(path) not in closed:  # noqa: PTH120
                     self._look_at(path, found)
-            if len(found) + len(self.problems) == before:
+            told = {folder: why for folder, why in closed.items() if not self._excluded_whole(folder)}
+            self.closed |= told
+            if len(found) + len(self.problems) == before and not told:
                 self.empty.append(pattern)
         return found
+
+    def _closed_on_the_way(self, pattern: bytes) -> dict[bytes, str]:
+        """Folders a search for the pattern cannot look into, with the reason: what is in them counts as not there."""
+        closed: dict[bytes, str] = {}
+        for step, listing in self._ways[pattern]:
+            for folder in self._filesystem.glob(step + b"/") if _MAGIC.search(step) else [step]:
+                try:
+                    self._filesystem.enter(folder, listing=listing)
+                except OSError as error:
+                    if error.errno not in _NO_FOLDER:
+                        outermost = self._outermost_closed(folder.rstrip(b"/") or b"/")
+                        closed[outermost] = f"the folder cannot be looked into: {error.strerror or error}"
+        return closed
+
+    def _outermost_closed(self, folder: bytes) -> bytes:
+        """`folder`, or the one above it that is in the way already."""
+        parts = folder.split(b"/")
+        for count in range(2, len(parts)):
+            above = b"/".join(parts[:count])
+            try:
+                self._filesystem.enter(above, listing=False)
+            except OSError:
+                return above
+        return folder
+
+    def _excluded_whole(self, folder: bytes) -> bool:
+        return self._excluded(folder) or self._excluded(folder + b"/")
 
     def may_matter(self, path: bytes) -> bool:
         """Whether something at `path` can be a file of ours or a folder on the way to one."""
@@ -90,6 +128,22 @@ def _fixed_part(pattern: bytes) -> bytes:
     while _MAGIC.search(folder):
         folder = os.path.dirname(folder)  # noqa: PTH120
     return folder
+
+
+def _way(pattern: bytes) -> list[tuple[bytes, bool]]:
+    """The folders a search for the pattern goes into, as patterns, and whether it needs all names in them."""
+    parts = pattern.split(b"/")
+    found: list[tuple[bytes, bool]] = []
+    several = False  # folders: each is looked at, for one of them alone it is enough to look at the last
+    for at, part in enumerate(parts[1:], 1):
+        folder = b"/".join(parts[:at]) or b"/"
+        if part == b"**":
+            return [*found, (folder, True), (folder + b"/**", True)]  # all below, whatever comes after
+        magic = _MAGIC.search(part) is not None
+        if magic or several or at == len(parts) - 1:
+            found.append((folder, magic))
+        several = several or magic
+    return found
 
 
 def _prefixes(pattern: bytes) -> list[bytes]:
