@@ -21,13 +21,16 @@ def command() -> list[str]:
 
 
 class Daemon:
-    """`logclf-daemon run …` until `stop`; what it says on stderr is kept. Use as a context manager."""
+    """`logclf-daemon run …`, or another command that stays, until `stop`; what it says on stderr is kept.
 
-    def __init__(self, *arguments: str, environment: dict[str, str] | None = None) -> None:
+    Use as a context manager.
+    """
+
+    def __init__(self, *arguments: str, environment: dict[str, str] | None = None, does: str = "run") -> None:
         self.said = ""
         self._changed = threading.Condition()
         self._process = subprocess.Popen(
-            [*command(), "run", *arguments],
+            [*command(), does, *arguments],
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             env={**os.environ, **(environment or {})},

@@ -287,3 +287,29 @@ def test_the_model_shows_its_card_and_is_measured_on_labelled_lines(tmp_path: Pa
     wrong = run("model", "evaluate", str(RESOURCES / "sample.csv"))
     assert "no column target_label" in errors(wrong)
     assert wrong.returncode == 65
+
+
+def test_what_is_said_and_not_used_is_told_once_at_the_start(tmp_path: Path) -> None:
+    (tmp_path / "a.log").write_text("x\n")
+    (tmp_path / "c.yaml").write_text(
+        f"labels: {{Apfel: a, Birne: b}}\nllm: {{enabled: false}}\n"
+        f"inputs: [{{type: files, paths: [{tmp_path}/a.log]}}]\noutputs: [{{type: jsonl, path: '{tmp_path}/out'}}]\n"
+    )
+
+    result = run("run", "-c", str(tmp_path / "c.yaml"), "--once", environment={"LOGCLF_LLM_URLL": "http://x"})
+
+    said = errors(result)
+    assert said.count("labels of your own: shipped rules for other labels and the shipped model are not used") == 1
+    assert "variable=LOGCLF_LLM_URLL meant=LOGCLF_LLM_URL" in said
+    assert result.returncode == 0
+
+
+def test_the_words_of_the_pattern_engine_are_words(tmp_path: Path) -> None:
+    (tmp_path / "c.yaml").write_text(
+        f"inputs: [{{type: files, paths: [{tmp_path}/a.log], multiline: {{start: '(?=x)'}}}}]\n"
+    )
+
+    result = run("config", "check", str(tmp_path / "c.yaml"))
+
+    assert "multiline.start: '(?=x)': invalid perl operator" in errors(result)
+    assert "b'" not in errors(result)

@@ -23,6 +23,7 @@ from logclf_daemon.config import (
 from logclf_daemon.documents import parse
 from logclf_daemon.errors import ConfigError
 from logclf_daemon.resources import cache_directory
+from logclf_daemon.sandbox import Sandbox
 
 
 def load(tmp_path: Path, text: str) -> Config:
@@ -94,6 +95,14 @@ def test_the_documented_configuration_is_valid(tmp_path: Path) -> None:
         ("llm: {url: 'file:/no/such/file'}\n", "config.yaml:1: llm.url: /no/such/file cannot be read"),
         ("labels: {Only: one}\n", "config.yaml:1: labels: at least two labels are needed"),
         ("labels: {Unclassified: x, Other: y}\n", "'Unclassified' is what the daemon says when it is unsure"),
+        ("http: {listen: '127.0.0.1:1', token: ''}\n", "config.yaml:1: http.token: is empty"),
+        (
+            "http: {token: 'file:/dev/null'}\n",
+            "config.yaml:1: http.token: /dev/null is empty; write the secret into it",
+        ),
+        ("inputs:\n  - {type: forward, shared_key: ''}\n", "config.yaml:2: inputs.0.shared_key: is empty"),
+        ("llm:\n  model: 'a\u0001'\n", "config.yaml:2: not valid YAML: the character U+0001 may not stand in it"),
+        ("# ä€\nllm:\n  model: \u009b\n", "config.yaml:3: not valid YAML: the character U+009B"),
         ("llm: {}\nllm: {}\n", "config.yaml:2: llm: given twice, first in line 1"),
         ("llm: {wait_secs: 0}\nmodle: 1\n", "config.yaml:2: modle"),
     ],
@@ -104,6 +113,83 @@ def test_a_mistake_is_told_with_its_line(tmp_path: Path, text: str, complaint: s
 
     assert complaint in str(error.value)
     assert error.value.exit_code == 78
+
+
+def test_kinds_that_are_for_tests_are_not_offered(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError) as error:
+        load(tmp_path, "inputs:\n  - type: fiels\n")
+
+    assert str(error.value).endswith("must be one of files, forward, journald, stdin; did you mean 'files'?")
+
+
+def test_the_verdicts_of_the_service_are_never_mistaken_for_ones_own(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("STATE_DIRECTORY")
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "own"))
+    service = tmp_path / "service"
+    service.symlink_to(tmp_path / "closed")  # as DynamicUser= leaves it for everybody but root
+    monkeypatch.setattr("logclf_daemon.config.SYSTEM_STATE", service)
+
+    listed = CliRunner().invoke(main, ["verdicts", "list"])
+    own = CliRunner().invoke(main, ["verdicts", "list", "--state-dir", str(tmp_path / "own")])
+
+    assert f"{service}: the verdicts of the service: permission denied; use sudo, or --state-dir" in listed.output
+    assert (listed.exit_code, own.exit_code) == (1, 0)
+    assert "0 of 0 verdicts" in own.output
+
+
+def checked(*arguments: str, environment: dict[str, str] | None = None) -> tuple[int, str]:
+    done = CliRunner().invoke(main, ["config", "check", *arguments], env=environment, catch_exceptions=False)
+    return done.exit_code, done.output
+
+
+def test_the_file_to_check_may_be_named_as_everywhere_else(tmp_path: Path) -> None:
+    (tmp_path / "c.yaml").write_text("rules: {builtin: false}\nmodel: {enabled: false}\n")
+    path = str(tmp_path / "c.yaml")
+
+    assert checked("--config", path) == checked(path) == (0, f"ok: {path}: 0 inputs, 0 outputs, 0 rules\n")
+    assert checked("--config", path, path)[0] == 2
+
+
+def test_a_check_tells_what_labels_of_ones_own_leave_unused(tmp_path: Path) -> None:
+    path = tmp_path / "c.yaml"
+    path.write_text("labels: {Apfel: a, Birne: b}\n")
+    code, said = checked(str(path))
+    path.write_text("labels: {Apfel: a, Birne: b}\nrules: {builtin: false}\nmodel: {enabled: false}\n")
+
+    assert code == 0
+    assert "note: labels of your own: shipped rules for other labels and the shipped model are not used" in said
+    assert "shipped_rules=0 shipped_model=unused" in said
+    assert "note" not in checked(str(path))[1]
+
+
+def test_a_check_tells_variables_that_are_no_option(tmp_path: Path) -> None:
+    (tmp_path / "c.yaml").write_text("rules: {builtin: false}\nmodel: {enabled: false}\n")
+    environment = {"LOGCLF_LLM_URLL": "x", "LOGCLF_LLM_FROBNICATE": "x", "LOGCLF_MODEL_EVALUATE_JSON": "1"}
+    environment |= {"LOGCLF_HTTP_SERVICE_HOST": "10.0.0.1", "LOGCLF_HTTP_PORT_24280_TCP": "tcp://10.0.0.1:24280"}
+
+    _, said = checked(str(tmp_path / "c.yaml"), environment=environment)
+
+    assert "LOGCLF_LLM_URLL is no option; did you mean LOGCLF_LLM_URL?" in said
+    assert "LOGCLF_LLM_FROBNICATE is no option; all of them: logclf-daemon config reference" in said
+    assert said.count("note") == 2
+
+
+@pytest.mark.parametrize("named", ["LogsDirectory=logclf-daemon", "ReadWritePaths=/srv"])
+def test_a_check_of_the_services_configuration_knows_what_its_unit_forbids(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, named: str
+) -> None:
+    path = tmp_path / "c.yaml"
+    path.write_text("rules: {builtin: false}\nmodel: {enabled: false}\noutputs: [{type: jsonl, path: /srv/no/x}]\n")
+    unit = Sandbox.parsed(f"ProtectSystem=strict\n{named}\n")
+    monkeypatch.setattr("logclf_daemon.cli.config.DEFAULT_PATH", path)
+    monkeypatch.setattr("logclf_daemon.cli.config.service_sandbox", lambda: unit)
+
+    code, said = checked()
+
+    assert code == (0 if "/srv" in named else 78)
+    assert ("is read-only for the service (ProtectSystem=strict); name it in ReadWritePaths=" in said) == (code == 78)
 
 
 def test_environment_variables_have_defaults(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

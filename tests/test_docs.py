@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 import yaml
 
-from logclf_daemon.config import Config
+from logclf_daemon.config import Config, load_config
+from logclf_daemon.resources import folder
 from logclf_daemon.stages._rules.dialect import complaint
 from logclf_daemon.stages._rules.engines import Pattern, engine_complaint
 from logclf_daemon.stages._rules.files import RuleFile
@@ -114,6 +115,26 @@ def test_what_the_rules_page_calls_refused_is_refused(pattern: str) -> None:
         pattern = f"a{pattern}b"
 
     assert complaint(pattern) or engine_complaint(Pattern(pattern))
+
+
+def test_the_configurations_of_the_operations_page_are_valid(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CREDENTIALS_DIRECTORY", str(tmp_path))
+    texts = blocks("yaml", (ROOT / "docs" / "operations.md").read_text())
+    for name in re.findall(r"credential:(\w+)", "".join(texts)):
+        (tmp_path / name).write_text("a long random text\n")
+
+    for at, text in enumerate(texts):
+        (tmp_path / f"{at}.yaml").write_text(text)
+        load_config(tmp_path / f"{at}.yaml")
+
+    assert len(texts) >= 2
+
+
+def test_the_line_for_the_page_in_the_shipped_configuration_is_valid(tmp_path: Path) -> None:
+    text = (folder("systemd") / "config.yaml").read_text()
+    (tmp_path / "config.yaml").write_text(re.sub("^# http:", "http:", text, flags=re.MULTILINE))
+
+    assert load_config(tmp_path / "config.yaml").http.listen == "127.0.0.1:24280"
 
 
 def test_every_link_of_the_documents_leads_somewhere() -> None:

@@ -14,7 +14,7 @@ import httpx
 import ollama
 import pytest
 
-from logclf_daemon.errors import ConfigError
+from logclf_daemon.errors import ConfigError, ServiceUnavailable
 from logclf_daemon.metrics import value
 from logclf_daemon.record import Question, Verdict
 from logclf_daemon.stages._llm.breaker import FIRST_PAUSE_SECS
@@ -240,7 +240,8 @@ def test_an_absent_server_is_a_state_and_not_an_error() -> None:
 
     assert ask(tested).reason == "llm_unavailable"
     assert tested.state == "absent"
-    assert reachable_models(tested.options) is None
+    with pytest.raises(ServiceUnavailable, match=f"nothing answers at {url}"):
+        reachable_models(tested.options)
     tested.close()
 
 
@@ -331,7 +332,7 @@ def test_a_model_that_runs_on_another_host_is_never_asked() -> None:
     assert len(server.requests) == 1
 
 
-@pytest.mark.parametrize("url", ["localhost:11434", "ftp://x", "http://"])
+@pytest.mark.parametrize("url", ["localhost:11434", "ftp://x", "http://", "http://127.0.0.1:99999", "http://[::1"])
 def test_a_url_that_is_none_is_refused(url: str) -> None:
     with pytest.raises(ConfigError, match=r"llm\.url"):
         LlmStage(LlmOptions(url=url), Taxonomy())
@@ -339,7 +340,7 @@ def test_a_url_that_is_none_is_refused(url: str) -> None:
 
 def test_the_models_of_a_server_are_listed() -> None:
     with OllamaDouble(lambda _: None) as server:
-        assert "qwen15:latest" in (reachable_models(LlmOptions(url=server.url)) or [])
+        assert "qwen15:latest" in reachable_models(LlmOptions(url=server.url))
 
 
 @dataclass(frozen=True)

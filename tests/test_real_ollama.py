@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from logclf_daemon.errors import ConfigError
+from logclf_daemon.errors import ConfigError, ServiceUnavailable
 from logclf_daemon.llm_quality import measure
 from logclf_daemon.quality import read_labelled
 from logclf_daemon.record import Question, Verdict
@@ -33,8 +33,8 @@ def _options() -> LlmOptions | None:
     name, _, port = rest.partition(":")
     options = LlmOptions(url=f"{scheme or 'http'}://{name.replace('0.0.0.0', '127.0.0.1')}:{port or 11434}")
     try:
-        models = reachable_models(options) or []
-    except ConfigError:
+        models = reachable_models(options)
+    except (ConfigError, ServiceUnavailable):
         return None
     wanted = os.environ.get("LOGCLF_TEST_MODEL", options.model)
     model = wanted if wanted in models else next((name for name in models if not name.endswith("cloud")), None)

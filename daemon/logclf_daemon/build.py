@@ -14,7 +14,7 @@ from logclf_daemon.cascade import Cascade
 from logclf_daemon.config import Config, located, saved_rules, state_directory
 from logclf_daemon.enrichment import Enrichment
 from logclf_daemon.errors import ConfigError, ServiceUnavailable, StageError
-from logclf_daemon.events import StateTrouble, count_from_zero, emit, model_llm_answers
+from logclf_daemon.events import OwnLabels, StateTrouble, count_from_zero, emit, model_llm_answers
 from logclf_daemon.generation import Generation
 from logclf_daemon.notify import notify_step
 from logclf_daemon.outputs.jsonl import JsonlOutput, JsonlOutputOptions
@@ -28,6 +28,7 @@ from logclf_daemon.stages.model import ModelStage
 from logclf_daemon.stages.rules import RuleSet, RulesOptions, load_rules
 from logclf_daemon.stages.verdicts import FILE_NAME, VerdictMemory
 from logclf_daemon.state import StateDb
+from logclf_daemon.taxonomy import DEFAULT_LABELS
 from logclf_daemon.template import canonical
 from logclf_daemon.waiting import WaitingRoom
 
@@ -59,7 +60,7 @@ def build_parts(config: Config, state: Path | None, before: Parts | None = None)
     taxonomy = config.taxonomy
     notify_step("compiling the rules")
     with ThreadPoolExecutor(1, "model") as beside:  # both work mostly outside of Python
-        loading = beside.submit(_model, config, before)
+        loading = beside.submit(model_of, config, before)
         with located(config):
             rules = load_rules(rules_in_force(config, state), taxonomy, folder("rules"), cache_directory())
         if config.model.enabled:
@@ -82,6 +83,29 @@ def build_parts(config: Config, state: Path | None, before: Parts | None = None)
     return Parts(config, rules, model, memory, llm)
 
 
+def unused_by_own_labels(parts: Parts) -> OwnLabels | None:
+    """What is switched on and does not answer, since it knows other labels than the user's own; None if all does."""
+    config = parts.config
+    if not not_for_own_labels(config):
+        return None
+    no_model = config.model.enabled and parts.model is None
+    if not (no_model or config.rules.builtin):
+        return None
+    shipped = sum(rule.shipped for rule in parts.rules.rules) if config.rules.builtin else None
+    return OwnLabels(shipped_rules=shipped, shipped_model="unused" if no_model else None)
+
+
+def not_for_own_labels(config: Config) -> bool:
+    """Whether labels of the user's own left out some that the shipped rules and model answer with."""
+    return any(label not in config.taxonomy for label in DEFAULT_LABELS)
+
+
+def tell_unused(parts: Parts) -> None:
+    """One event, or every line is Unclassified and nothing says why."""
+    if (event := unused_by_own_labels(parts)) is not None:
+        emit(event)
+
+
 def rules_in_force(config: Config, state: Path | None) -> RulesOptions:
     """The rules of the configuration, and those saved in the state folder."""
     if state is None or not saved_rules(state).is_dir() or saved_rules(state) in config.rules.paths:
@@ -89,7 +113,7 @@ def rules_in_force(config: Config, state: Path | None) -> RulesOptions:
     return config.rules.model_copy(update={"paths": (*config.rules.paths, saved_rules(state))})
 
 
-def _model(config: Config, before: Parts | None) -> ModelStage | None:
+def model_of(config: Config, before: Parts | None = None) -> ModelStage | None:
     """The model in use if its folder still holds the same files, else a new one; None where there shall be none."""
     if not config.model.enabled:
         return None
@@ -136,6 +160,14 @@ def open_memory(config: Config, llm: LlmStage | None, state: Path) -> VerdictMem
         max_age_secs=config.llm.remember_days * 86400,
         max_verdicts=config.llm.max_remembered,
     )
+
+
+def reviews(parts: Parts) -> int | None:
+    """The number of changes people made to remembered verdicts; None while the file cannot be read."""
+    try:
+        return parts.memory.changes() if parts.memory is not None else None
+    except ServiceUnavailable:
+        return None
 
 
 def generation_of(parts: Parts, number: int) -> Generation:

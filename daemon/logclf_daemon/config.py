@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from difflib import get_close_matches
@@ -26,7 +26,7 @@ from pydantic_core import InitErrorDetails, PydanticCustomError
 
 from logclf_daemon.documents import Document, Place, load, parse, validated
 from logclf_daemon.enrichment import Meaning, Standard
-from logclf_daemon.errors import ConfigError
+from logclf_daemon.errors import ConfigError, LogclfError
 from logclf_daemon.registry import INPUTS, OUTPUTS, Kind
 from logclf_daemon.stages.llm import LlmOptions
 from logclf_daemon.stages.model import ModelOptions
@@ -104,7 +104,9 @@ class HttpOptions(_Section):
 
     listen: str | None = Field(None, description="host:port, such as 127.0.0.1:24280; none: no HTTP.")
     token: SecretStr | None = Field(
-        None, description="Asked of every client as `Authorization: Bearer …`; needed where `listen` is not loopback."
+        None,
+        min_length=1,
+        description="Asked of every client as `Authorization: Bearer …`; needed where `listen` is not loopback.",
     )
     hosts: tuple[str, ...] = Field((), description="More names it may be called by, besides localhost.")
     review: bool = Field(True, description="Verdicts and rules may be changed over HTTP.")
@@ -280,11 +282,28 @@ def environment_names() -> dict[str, Place]:
 
 def misspelt_variables(environment: Mapping[str, str] = os.environ) -> dict[str, str]:
     """Variables that look like an option's and are none, each with the one that was meant."""
+    return {name: meant for name, meant in unknown_variables((), environment).items() if meant is not None}
+
+
+def unknown_variables(
+    of_commands: Collection[str], environment: Mapping[str, str] = os.environ
+) -> dict[str, str | None]:
+    """Variables that begin as an option's and are neither one nor `of_commands`; with what was meant, if that is near.
+
+    Those that Kubernetes makes for a service of such a name are nobody's mistake.
+    """
     names = environment_names()
     sections = tuple(f"LOGCLF_{section.upper()}" for section in Config.model_fields)
-    unknown = [name for name in environment if name.startswith(sections) and name not in names]
+    unknown = [
+        name
+        for name in environment
+        if name.startswith(sections) and name not in names and name not in of_commands and not _LINK.search(name)
+    ]
     close = {name: get_close_matches(name, names, n=1, cutoff=0.85) for name in unknown}
-    return {name: found[0] for name, found in close.items() if found}
+    return {name: next(iter(found), None) for name, found in close.items()}
+
+
+_LINK = re.compile("_(SERVICE_HOST|SERVICE_PORT|PORT)(_[A-Z0-9_]+)?$")
 
 
 def _from_environment(text: str, name: str, place: Place) -> Any:
@@ -346,13 +365,25 @@ def _text(value: str, where: str) -> str:
         path = Path(value.removeprefix("file:"))
     else:
         return value
+    return secret_in(path, where)
+
+
+def secret_in(path: Path, where: str) -> str:
+    """The text of a file that holds a secret.
+
+    Raises:
+        ConfigError: It cannot be read, or there is nothing in it: an empty secret would keep nobody out.
+    """
     try:
-        return path.read_text(encoding="utf-8").rstrip("\r\n")
+        text = path.read_text(encoding="utf-8").rstrip("\r\n")
     except (OSError, UnicodeDecodeError) as error:
         reason = getattr(error, "strerror", None) or error
         raise ConfigError(
             f"{where}: {path} cannot be read: {reason}; write the secret into it, readable for the daemon's user"
         ) from error
+    if not text.strip():
+        raise ConfigError(f"{where}: {path} is empty; write the secret into it")
+    return text
 
 
 def _credential(name: str, where: str) -> Path:
@@ -360,13 +391,25 @@ def _credential(name: str, where: str) -> Path:
     if not re.fullmatch(r"[A-Za-z0-9._-]+", name):
         raise ConfigError(f"{where}: credential:{name}: write the name of a file in {CREDENTIALS}")
     passed = os.environ.get("CREDENTIALS_DIRECTORY")
-    places = [Path(passed) / name, Path(passed) / f"logclf_{name}"] if passed else [CREDENTIALS / name]
+    if not passed:
+        return CREDENTIALS / name
+    places = [Path(passed) / name, Path(passed) / f"logclf_{name}"]
     found = next((place for place in places if place.exists()), None)
-    if found is None and passed:
+    if found is None:
         raise ConfigError(
             f"{where}: no credential {name}; put it into {CREDENTIALS / name} (or LoadCredential={name}:FILE), restart"
         )
-    return found or places[-1]
+    return found
+
+
+def written_files(config: Config) -> Iterator[tuple[Place, Path]]:
+    """The options that name files to be written, and the files."""
+    for at, options in enumerate(config.outputs):
+        path = getattr(options, "path", "-")
+        if path != "-":
+            yield ("outputs", at, "path"), Path(path)
+    if config.delivery.dead_letter is not None:
+        yield ("delivery", "dead_letter"), config.delivery.dead_letter
 
 
 def _own_state() -> list[Path]:
@@ -375,6 +418,23 @@ def _own_state() -> list[Path]:
         return [Path(os.environ.get("XDG_STATE_HOME") or Path.home() / ".local" / "state") / "logclf-daemon"]
     except RuntimeError:
         return []
+
+
+def closed_service_state() -> bool:
+    """Whether a service of this host keeps its state where this user may not look."""
+    return os.path.lexists(SYSTEM_STATE) and not os.access(SYSTEM_STATE, os.R_OK | os.W_OK | os.X_OK)
+
+
+def reviewed_state(options: StateOptions) -> Path:
+    """The state folder whose verdicts people look at: never quietly their own one in place of the service's.
+
+    Raises:
+        LogclfError: It is the service's, and closed to this user.
+    """
+    if options.directory is None and not os.environ.get("STATE_DIRECTORY") and closed_service_state():
+        own = "".join(f", or --state-dir {place} for your own" for place in _own_state())
+        raise LogclfError(f"{SYSTEM_STATE}: the verdicts of the service: permission denied; use sudo{own}")
+    return state_directory(options)
 
 
 def saved_rules(state: Path) -> Path:

@@ -19,6 +19,7 @@ Place = tuple[str | int, ...]
 Model = TypeVar("Model", bound=BaseModel)
 
 MAX_NODES = 1_000_000  # an alias bomb unfolds to more
+NOT_FOR_USERS = {"memory"}  # kinds of inputs and outputs that are for tests: nobody is told of them
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,6 +72,10 @@ def parse(text: str, name: str) -> Document:
         mark = error.problem_mark or error.context_mark
         line = mark.line + 1 if mark else 1
         raise ConfigError(f"{name}:{line}: not valid YAML: {error.problem or error}") from error
+    except yaml.reader.ReaderError as error:
+        line = text.encode("utf-8", "surrogateescape")[: error.position].count(b"\n") + 1
+        what = f"the character U+{int(error.character):04X} may not stand in it; take it out"
+        raise ConfigError(f"{name}:{line}: not valid YAML: {what}") from error
     except (yaml.YAMLError, ValueError, RecursionError) as error:
         raise ConfigError(f"{name}: not valid YAML: {error}") from error
     finally:
@@ -163,6 +168,8 @@ def _words(model: type[BaseModel], error: ErrorDetails) -> str:
         expected = str(error.get("ctx", {}).get("expected", ""))
         close = get_close_matches(str(error["input"]), re.findall(r"'([^']*)'", expected), n=1)
         return f"must be {expected}" + (f"; did you mean {close[0]!r}?" if close else "")
+    if kind in {"too_short", "string_too_short"} and error.get("ctx", {}).get("min_length") == 1:
+        return "is empty"
     if (words := _KINDS.get(kind)) is not None:
         return words
     message = error["msg"].removeprefix("Value error, ").removeprefix("Assertion failed, ")
@@ -195,7 +202,8 @@ def _known_tags(model: type[BaseModel], place: Place) -> list[str]:
     """What `type` may be in the items of the list at `place`."""
     field = next((part for part in reversed(place) if isinstance(part, str) and part in model.model_fields), None)
     items = _models_in(model.model_fields[field].annotation) if field is not None else []
-    return [str(tag) for item in items for tag in get_args(item.model_fields["type"].annotation)]
+    tags = [str(tag) for item in items for tag in get_args(item.model_fields["type"].annotation)]
+    return [tag for tag in tags if tag not in NOT_FOR_USERS]
 
 
 def _known_names(model: type[BaseModel], place: Place) -> list[str]:

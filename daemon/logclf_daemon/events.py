@@ -252,6 +252,29 @@ class Started(Event):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class VariableUnknown(Event):
+    message = "an environment variable is no option and was not used"
+    level = logging.WARNING
+    asked_for = True
+
+    variable: str
+    meant: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OwnLabels(Event):
+    message = (
+        "labels of your own: shipped rules for other labels and the shipped model are not used; write rules, train a "
+        "model, or switch them off (rules.builtin, model.enabled)"
+    )
+    level = logging.WARNING
+    asked_for = True
+
+    shipped_rules: int | None
+    shipped_model: str | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class HttpListens(Event):
     message = "the live page and the HTTP API are there"
 

@@ -10,6 +10,7 @@ from pathlib import Path
 from logclf_daemon.config import Config, saved_rules
 from logclf_daemon.resources import folder
 
+WATCH_SECS = 0.25  # how often they are looked at: a save is in force within a second
 SHIPPED_EVERY = 20  # looks: what people save counts at once, what ships changes with an upgrade
 
 Look = tuple[tuple[str, int, int, int], ...]

@@ -13,6 +13,7 @@ from typing import Protocol
 
 from logclf_daemon.errors import LogclfError, ServiceUnavailable
 from logclf_daemon.resources import folder
+from logclf_daemon.sandbox import SETTINGS, Sandbox
 
 SERVICE = "logclf-daemon.service"
 CONTROL_SOCKET = "logclf-daemon-control.socket"
@@ -28,8 +29,8 @@ DISPOSABLE = ("var/cache/private/logclf-daemon", "var/cache/logclf-daemon", "var
 
 WHERE_TO_INSTALL = (
     "install it where the service may read it: "
-    "sudo python3 -m venv /opt/logclf-daemon && sudo /opt/logclf-daemon/bin/pip install logclf-daemon && "
-    "sudo /opt/logclf-daemon/bin/logclf-daemon install-service"
+    "sudo python3 -m venv /opt/logclf-daemon && sudo /opt/logclf-daemon/bin/pip install . "
+    "(from the folder of its source, or give a wheel) && sudo /opt/logclf-daemon/bin/logclf-daemon install-service"
 )
 
 
@@ -204,6 +205,20 @@ def unit_text(name: str, command: Path) -> str:
     if any(letter in path for letter in " \t\"'\\"):
         raise LogclfError(f"{path}: a path with spaces or quotes cannot be a service; {WHERE_TO_INSTALL}")
     return text.replace(SHIPPED_COMMAND, path)
+
+
+def installed() -> bool:
+    """Whether the unit is on this host, and systemd runs."""
+    there = (Path("/etc/systemd/system") / SERVICE).exists() or Host().packaged is not None
+    return there and Path("/run/systemd/system").is_dir()
+
+
+def service_sandbox() -> Sandbox | None:
+    """What the service of this host may write, by its unit and drop-ins; None where there is no such service."""
+    if not installed():
+        return None
+    show = ("systemctl", "show", *(f"--property={name}" for name in SETTINGS), SERVICE)
+    return Sandbox.parsed(subprocess.run(show, capture_output=True, text=True, check=False).stdout)
 
 
 def command_path() -> Path:

@@ -13,9 +13,8 @@ from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
 from logclf_daemon.config import Config, environment_names
+from logclf_daemon.documents import NOT_FOR_USERS
 from logclf_daemon.registry import INPUTS, OUTPUTS, Kind
-
-NOT_FOR_USERS = {"memory"}
 
 OPENING = """\
 # Configuration

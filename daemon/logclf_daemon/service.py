@@ -21,12 +21,14 @@ from logclf_daemon.build import (
     close,
     generation_of,
     open_state,
+    reviews,
+    tell_unused,
     waiting_room,
 )
 from logclf_daemon.cascade import Cascade
 from logclf_daemon.config import Config, located
 from logclf_daemon.control import Answer, ControlServer, socket_path
-from logclf_daemon.errors import ConfigError, NoRoom, ServiceUnavailable
+from logclf_daemon.errors import ConfigError, NoRoom
 from logclf_daemon.events import (
     Reloaded,
     ReloadRefused,
@@ -38,7 +40,7 @@ from logclf_daemon.events import (
     WaitsForRoom,
     emit,
 )
-from logclf_daemon.freshness import Freshness
+from logclf_daemon.freshness import WATCH_SECS, Freshness
 from logclf_daemon.heap import give_back
 from logclf_daemon.http.server import STOP_SECS, HttpServer
 from logclf_daemon.notify import notify, notify_reloading, notify_step, watchdog_secs
@@ -50,7 +52,6 @@ from logclf_daemon.telemetry import Running
 TAP_SECS = 0.2
 ROOM_SECS = 2.0
 SETTLED_SECS = 3.0
-WATCH_SECS = 0.25  # how often rule and model files are looked at: a save is in force within a second
 SEEN_SECS = 10.0  # how often it is written down which remembered verdicts were used
 RESTART_SECTIONS = ("inputs", "outputs", "state", "record", "delivery", "http")
 
@@ -83,6 +84,7 @@ class Service:
         self._files = Freshness(directory)
         self._files.note(self.config)
         self._parts = build_parts(self.config, directory)
+        tell_unused(self._parts)
         self._reviewed = reviews(self._parts)
         self._cascade = cascade_of(self._parts)
         self._state = state
@@ -293,6 +295,8 @@ class Service:
             emit(ReloadRefused(error=str(error)))
             notify("READY=1", f"STATUS=reload refused, generation {self._number} stays")
             return str(error)
+        if config.labels != self.config.labels:
+            tell_unused(parts)
         self._swap(config, parts)
         notify("READY=1", f"STATUS={len(parts.rules)} rules, generation {self._number}")
         return None
@@ -365,14 +369,6 @@ class Service:
     @property
     def cascade(self) -> Cascade:
         return self._cascade
-
-
-def reviews(parts: Parts) -> int | None:
-    """The number of changes people made to remembered verdicts; None while the file cannot be read."""
-    try:
-        return parts.memory.changes() if parts.memory is not None else None
-    except ServiceUnavailable:
-        return None
 
 
 async def feed_watchdog(pipeline: Pipeline) -> None:

@@ -14,7 +14,8 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable
+import zipfile
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TypeVar
 
@@ -197,8 +198,7 @@ class Machine:
         shutil.copytree(Path(logclf_daemon.__file__).parent, packages / "logclf_daemon", ignore=_IGNORED, symlinks=True)
         for data in ("rules", "models", "systemd"):
             shutil.copytree(folder(data), packages / "logclf_daemon" / data, dirs_exist_ok=True, ignore=_IGNORED)
-        count = len(package_folders())
-        (packages / "packages.pth").write_text("".join(f"{PREFIX}-packages/{at}\n" for at in range(count)))
+        (packages / "packages.pth").write_text(_other_packages())
         (prefix / "bin").mkdir()
         (prefix / "bin" / "python").symlink_to(python)
         (prefix / "pyvenv.cfg").write_text(f"home = {python.parent}\ninclude-system-site-packages = false\n")
@@ -212,8 +212,46 @@ class Machine:
             init.write_text(f'{init.read_text()}\n__version__ = "{version}"\n')
         return prefix
 
+    def wheel(self, folder: str, version: str) -> None:
+        """A wheel with this daemon, as another version of it. What it needs comes with it: there is no index inside."""
+        facts = f"logclf_daemon-{version}.dist-info"
+        init = Path(logclf_daemon.__file__)
+        texts = {
+            "packages.pth": _other_packages(),
+            "logclf_daemon/__init__.py": f'{init.read_text()}\n__version__ = "{version}"\n',
+            f"{facts}/METADATA": f"Metadata-Version: 2.1\nName: logclf-daemon\nVersion: {version}\n",
+            f"{facts}/WHEEL": "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n",
+            f"{facts}/entry_points.txt": "[console_scripts]\nlogclf-daemon = logclf_daemon.cli:main\n",
+        }
+        files = dict(_shipped_files())
+        del files["logclf_daemon/__init__.py"]
+        names = [*texts, *files, f"{facts}/RECORD"]
+        target = self.root / folder.lstrip("/") / f"logclf_daemon-{version}-py3-none-any.whl"
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with zipfile.ZipFile(target, "w") as archive:
+            for name, text in texts.items():
+                archive.writestr(name, text)
+            for name, path in files.items():
+                archive.write(path, name)
+            archive.writestr(names[-1], "".join(f"{name},,\n" for name in names))
+
 
 _IGNORED = shutil.ignore_patterns("__pycache__")
+
+
+def _other_packages() -> str:
+    """For a `.pth` file: where the packages of this Python are seen inside."""
+    return "".join(f"{PREFIX}-packages/{at}\n" for at in range(len(package_folders())))
+
+
+def _shipped_files() -> Iterator[tuple[str, Path]]:
+    """The files of this daemon by their place in an installation."""
+    places = {"logclf_daemon": Path(logclf_daemon.__file__).parent}
+    places |= {f"logclf_daemon/{data}": folder(data) for data in ("rules", "models", "systemd")}
+    for name, place in places.items():
+        for path in place.rglob("*"):
+            if path.is_file() and "__pycache__" not in path.parts:
+                yield f"{name}/{path.relative_to(place)}", path
 
 
 def package_folders() -> list[Path]:

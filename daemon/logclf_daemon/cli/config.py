@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import closing
+from contextlib import closing, suppress
+from itertools import repeat
 from pathlib import Path
 from typing import Any
 
 import click
 from click.core import ParameterSource
 
-from logclf_daemon.build import build_parts, dead_letter_of
+from logclf_daemon.build import build_parts, dead_letter_of, unused_by_own_labels
 from logclf_daemon.cli import ENVIRONMENT, name_variables
-from logclf_daemon.cli.options import config_file
+from logclf_daemon.cli.options import config_file, config_option
 from logclf_daemon.cli.run import run, sections_of
 from logclf_daemon.config import (
     DEFAULT_PATH,
@@ -22,17 +23,18 @@ from logclf_daemon.config import (
     Config,
     load_config,
     located,
-    misspelt_variables,
     overridden,
     spot,
+    unknown_variables,
     with_defaults,
     written,
+    written_files,
 )
 from logclf_daemon.documents import Place
 from logclf_daemon.effective import Setting, settings
 from logclf_daemon.errors import ConfigError
 from logclf_daemon.http.server import split_listen
-from logclf_daemon.outputs.jsonl import JsonlOutputOptions
+from logclf_daemon.installation import service_sandbox
 from logclf_daemon.registry import INPUTS, OUTPUTS
 from logclf_daemon.writable import NEVER, look_at_file, look_at_folder
 
@@ -59,14 +61,17 @@ def config() -> None:
 
 @config.command()
 @click.argument("path", required=False, type=click.Path(path_type=Path))
-def check(path: Path | None) -> None:
+@config_option
+def check(path: Path | None, config_path: Path | None) -> None:
     """Validate PATH (default: /etc/logclf/config.yaml), the rules and the model it names. Exit 78 if it is wrong.
 
     \b
     Example:
       logclf-daemon config check /etc/logclf/config.yaml
     """
-    path = path or DEFAULT_PATH
+    if path is not None and config_path is not None:
+        raise click.UsageError(f"two configurations: {path} and {config_path}; check one after the other")
+    path = path or config_path or DEFAULT_PATH
     checked = load_config(path)
     for section, kinds, options in (("inputs", INPUTS, checked.inputs), ("outputs", OUTPUTS, checked.outputs)):
         for at, option in enumerate(options):
@@ -80,12 +85,46 @@ def check(path: Path | None) -> None:
     dead_letter_of(checked)
     notes = list(_not_writable(checked))
     with closing(build_parts(checked, None)) as parts:  # as `run` does
-        count = len(parts.rules)
+        count, unused = len(parts.rules), unused_by_own_labels(parts)
+    _refuse_forbidden(checked, path)
     click.echo(f"ok: {path}: {len(checked.inputs)} inputs, {len(checked.outputs)} outputs, {count} rules")
     for note in notes:
         click.echo(f"note: {note}")
-    for name, meant in misspelt_variables().items():
-        click.echo(f"note: the environment variable {name} is no option; did you mean {meant}?")
+    if unused is not None:
+        click.echo(f"note: {unused.text()}")
+    for name, meant in unknown_variables(_variables_of_commands()).items():
+        hint = f"did you mean {meant}?" if meant else "all of them: logclf-daemon config reference"
+        click.echo(f"note: the environment variable {name} is no option; {hint}")
+
+
+def _variables_of_commands() -> set[str]:
+    """The environment variables of the options of all commands."""
+    from logclf_daemon.cli import main  # the group of all commands, which is loaded by now
+
+    def options(command: click.Command) -> Iterator[str]:
+        for param in command.params:
+            yield str(param.envvar)
+        if isinstance(command, click.Group):
+            with click.Context(command) as context:
+                for inner in map(command.get_command, repeat(context), command.list_commands(context)):
+                    yield from options(inner) if inner is not None else ()
+
+    return set(options(main))
+
+
+def _refuse_forbidden(checked: Config, path: Path) -> None:
+    """What the service of this host runs with must name files that its unit lets it write.
+
+    Raises:
+        ConfigError: It would end with this at its start.
+    """
+    sandbox = service_sandbox() if path == DEFAULT_PATH else None
+    if sandbox is None:
+        return
+    for place, file in written_files(checked):
+        with suppress(PermissionError):  # closed to this user: doctor, by root, tells
+            if (refusal := sandbox.refusal(file.absolute().parent)) is not None:
+                raise ConfigError(f"{spot(checked, place)}: {file.parent} is {refusal}")
 
 
 def _not_writable(config: Config) -> Iterator[str]:
@@ -94,13 +133,8 @@ def _not_writable(config: Config) -> Iterator[str]:
     Raises:
         ConfigError: Nobody can ever write there.
     """
-    places: list[tuple[Place, Path, Callable[[Path], None]]] = [
-        (("outputs", at, "path"), Path(options.path), look_at_file)
-        for at, options in enumerate(config.outputs)
-        if isinstance(options, JsonlOutputOptions) and options.path != "-"
-    ]
-    if config.delivery.dead_letter is not None:
-        places.append((("delivery", "dead_letter"), config.delivery.dead_letter, look_at_file))
+    places: list[tuple[Place, Path, Callable[[Path], None]]]
+    places = [(place, path, look_at_file) for place, path in written_files(config)]
     if config.state.directory is not None:
         places.append((STATE_DIRECTORY, config.state.directory, look_at_folder))
     for place, path, look in places:

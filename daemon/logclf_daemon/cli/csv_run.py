@@ -14,7 +14,7 @@ from typing import BinaryIO
 import click
 
 from logclf_daemon import __version__
-from logclf_daemon.build import Parts, build_parts, cascade_of, close
+from logclf_daemon.build import Parts, build_parts, cascade_of, close, tell_unused
 from logclf_daemon.cli.progress import Progress
 from logclf_daemon.config import Config
 from logclf_daemon.errors import LogclfError
@@ -67,6 +67,7 @@ def labelled(order: Order, config: Config, state: Path | None) -> Summary:
         LogclfError: The disk is full, or a worker died.
     """
     parts = build_parts(config, state)
+    tell_unused(parts)
     cascade = cascade_of(parts, patient=True, budget=order.llm_budget)
     try:
         with reading(order.source, order.options.encoding) as opened:

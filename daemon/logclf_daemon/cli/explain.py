@@ -36,13 +36,14 @@ def explain(
     Example:
       logclf-daemon explain 'sshd[811]: Failed password for root from 10.0.0.9 port 22 ssh2'
     """
-    from logclf_daemon.build import build_parts, cascade_of, close  # heavy: not needed for --help
+    from logclf_daemon.build import build_parts, cascade_of, close, tell_unused  # heavy: not needed for --help
     from logclf_daemon.cli.csv import state_of
     from logclf_daemon.explained import explained
 
     log_to_stderr(logging.WARNING)
     config = overridden(base_config(config_path), flags)
     parts = build_parts(config, state_of(config))
+    tell_unused(parts)
     cascade = cascade_of(parts, patient=True)
     lines = (
         [line.encode("utf-8", "surrogateescape")]

@@ -14,8 +14,8 @@ from typing import Any, TypeVar
 import click
 
 from logclf_daemon import journal
-from logclf_daemon.config import DEFAULT_PATH, CascadeFlags, Config, load_config
-from logclf_daemon.events import LOGGER
+from logclf_daemon.config import DEFAULT_PATH, CascadeFlags, Config, load_config, misspelt_variables
+from logclf_daemon.events import LOGGER, VariableUnknown, emit
 from logclf_daemon.libraries import hear_libraries
 
 Command = TypeVar("Command", bound=Callable[..., Any])
@@ -80,6 +80,12 @@ def log_to_stderr(level: int) -> None:
     LOGGER.addHandler(handler)
     LOGGER.setLevel(logging.DEBUG if context.params.get("debug") else level)
     hear_libraries()
+
+
+def tell_misspelt() -> None:
+    """Variables that somebody meant for an option and that are none: what they say is not in force."""
+    for variable, meant in misspelt_variables().items():
+        emit(VariableUnknown(variable=variable, meant=meant))
 
 
 class _Prefixed(logging.Formatter):

@@ -9,7 +9,7 @@ from typing import Any
 
 import click
 
-from logclf_daemon.cli.options import base_config, cascade_options, config_option, log_to_stderr
+from logclf_daemon.cli.options import base_config, cascade_options, config_option, log_to_stderr, tell_misspelt
 from logclf_daemon.config import CascadeFlags, Config, overridden, with_defaults
 
 
@@ -48,6 +48,7 @@ def run(
       logclf-daemon run --forward 127.0.0.1:24224 --to forward://127.0.0.1:24225
     """
     log_to_stderr(logging.INFO)
+    tell_misspelt()
     if once and forward:
         raise click.UsageError("--once reads what is there; forward input has no end (leave one of them out)")
     sections = sections_of(tail, forward, journald, from_stdin, targets)

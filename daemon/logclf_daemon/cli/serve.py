@@ -7,11 +7,15 @@ import logging
 import signal
 from contextlib import closing
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
-from logclf_daemon.cli.options import base_config, cascade_options, config_option, log_to_stderr
-from logclf_daemon.config import CascadeFlags, Config, located, overridden
+from logclf_daemon.cli.options import base_config, cascade_options, config_option, log_to_stderr, tell_misspelt
+from logclf_daemon.config import CascadeFlags, Config, located, overridden, secret_in
+
+if TYPE_CHECKING:
+    from logclf_daemon.http.standalone import Standalone  # heavy: not needed for --help
 
 DEFAULT_LISTEN = "127.0.0.1:24280"
 
@@ -29,15 +33,18 @@ def serve(
 ) -> None:
     """Serve the HTTP API and the live page alone: label lines and CSV files, review verdicts.
 
+    Rules and the model are read again when their files change, and at SIGHUP; another configuration needs a restart.
+
     \b
     Example:
       logclf-daemon serve --listen 127.0.0.1:24280
     """
     log_to_stderr(logging.INFO)
+    tell_misspelt()
     config = base_config(config_path)
     http = config.http.model_dump() | {"listen": listen or config.http.listen or DEFAULT_LISTEN}
     if token_file is not None:
-        http["token"] = token_file.read_text(encoding="utf-8").strip()
+        http["token"] = secret_in(token_file, "--token-file").strip()
     asyncio.run(_served(overridden(config, flags, sections={"http": http})))
 
 
@@ -54,4 +61,19 @@ async def _served(config: Config) -> None:
         with closing(server):
             for number in (signal.SIGTERM, signal.SIGINT):
                 loop.add_signal_handler(number, server.stop)
-            await server.serve()
+            asked = asyncio.Event()
+            loop.add_signal_handler(signal.SIGHUP, asked.set)
+            background = [asyncio.create_task(task) for task in (host.watch(), _reloads(host, asked))]
+            try:
+                await server.serve()
+            finally:
+                for task in background:
+                    task.cancel()
+                await asyncio.gather(*background, return_exceptions=True)
+
+
+async def _reloads(host: Standalone, asked: asyncio.Event) -> None:
+    while True:
+        await asked.wait()
+        asked.clear()
+        await host.reload()

@@ -17,7 +17,7 @@ import click
 from logclf_daemon.build import open_memory
 from logclf_daemon.cli import harmless
 from logclf_daemon.cli.options import Command, base_config, config_option
-from logclf_daemon.config import StateOptions, located, state_directory
+from logclf_daemon.config import StateOptions, located, reviewed_state, state_directory
 from logclf_daemon.errors import LogclfError
 from logclf_daemon.generation import source_class
 from logclf_daemon.stages._verdicts import exported
@@ -58,7 +58,7 @@ def opened(config_path: Path | None, state_dir: Path | None) -> Iterator[tuple[V
         state = state_directory(StateOptions(directory=state_dir))
     else:
         with located(config):
-            state = state_directory(config.state)
+            state = reviewed_state(config.state)
     llm = LlmStage(config.llm, config.taxonomy)
     try:
         memory = open_memory(config, llm, state)

@@ -7,10 +7,11 @@ import os
 import time
 from pathlib import Path
 
-from logclf_daemon.build import build_parts, cascade_of, close, generation_of
+from logclf_daemon.build import build_parts, cascade_of, close, generation_of, reviews, tell_unused
 from logclf_daemon.config import DEFAULT_PATH, Config, load_config, located, state_directory
 from logclf_daemon.errors import ConfigError
 from logclf_daemon.events import Reloaded, ReloadRefused, emit
+from logclf_daemon.freshness import WATCH_SECS, Freshness
 from logclf_daemon.telemetry import Running
 
 
@@ -26,7 +27,12 @@ class Standalone:
         with located(config):
             self._directory = state_directory(config.state)
         self._config = config
+        self._files = Freshness(self._directory)
+        self._files.note(config)
         self._parts = build_parts(config, self._directory)
+        tell_unused(self._parts)
+        self._reviewed = reviews(self._parts)
+        self._reloading = asyncio.Lock()
         self._cascade = cascade_of(self._parts)
         self._number = 1
 
@@ -40,7 +46,27 @@ class Standalone:
     def running(self) -> Running:
         return Running(self._config, self._parts, self._cascade, self._number, self._started, self._directory)
 
+    async def watch(self) -> None:
+        """Reload when a rule or model file changed, and when people changed remembered verdicts elsewhere."""
+        while True:
+            await asyncio.sleep(WATCH_SECS)
+            async with self._reloading:  # what a reload reads is no change
+                changed, reviewed = await asyncio.to_thread(self._look)
+                if changed:
+                    await self._reload()
+                elif reviewed is not None and reviewed != self._reviewed:
+                    self._reviewed = reviewed
+                    self._swap()
+
+    def _look(self) -> tuple[bool, int | None]:
+        return self._files.changed(self._config), reviews(self._parts)
+
     async def reload(self) -> str | None:
+        async with self._reloading:
+            return await self._reload()
+
+    async def _reload(self) -> str | None:
+        self._files.note(self._config)
         try:
             parts = await asyncio.to_thread(build_parts, self._config, self._directory, self._parts)
         except ConfigError as error:

@@ -59,7 +59,9 @@ class ForwardInputOptions(BaseModel):
         description="`host:port` or `unix:///path`. Off loopback it needs a shared key or client certificates.",
     )
     shared_key: SecretStr | None = Field(
-        default=None, description="Key that senders must know (Fluent Bit `shared_key`, fluentd `<security>`)."
+        default=None,
+        min_length=1,
+        description="Key that senders must know (Fluent Bit `shared_key`, fluentd `<security>`).",
     )
     users: dict[str, SecretStr] = Field(
         default_factory=dict, description="User names and passwords, demanded besides the shared key."

@@ -21,6 +21,7 @@ from logclf_daemon.errors import ConfigError, OutputUnavailable, RecordRejected,
 from logclf_daemon.loose import LooseThreads
 from logclf_daemon.outputs._jsonl.text import JsonText
 from logclf_daemon.record import AnyRecord, Batch
+from logclf_daemon.sandbox import writing_hint
 from logclf_daemon.writable import NEVER, look_at_file
 
 CLOSE_SECS = 2.0  # for the last write, if its reader takes it
@@ -73,7 +74,7 @@ class JsonlOutput:
             raise self._cannot_be_opened(error) from error
 
     def _cannot_be_opened(self, error: OSError) -> ConfigError:
-        what_to_do = "correct the path or its permissions"
+        what_to_do = writing_hint(self._options.path, error)
         return ConfigError(f"{self._options.path}: cannot be opened: {error.strerror}; {what_to_do}", (self._key,))
 
     async def write(self, batch: Batch) -> None:

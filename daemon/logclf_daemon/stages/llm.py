@@ -11,7 +11,7 @@ from urllib.parse import urlsplit
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from logclf_daemon.errors import ConfigError
+from logclf_daemon.errors import ConfigError, ServiceUnavailable
 from logclf_daemon.events import LlmAbsent, LlmCalled, LlmStateChanged, emit
 from logclf_daemon.masking import without_login
 from logclf_daemon.record import Question, Verdict, abstention
@@ -283,8 +283,12 @@ class LlmStage:
 
 
 def _refuse_no_url(address: str) -> None:
-    url = urlsplit(address)
-    if url.scheme not in {"http", "https"} or not url.hostname:
+    try:
+        url = urlsplit(address)
+        usable = url.scheme in {"http", "https"} and bool(url.hostname) and url.port != 0  # raises for one too large
+    except ValueError:
+        usable = False
+    if not usable:
         raise ConfigError(f"{without_login(address)!r} is not a URL; write http://127.0.0.1:11434", ("llm", "url"))
 
 
@@ -306,14 +310,20 @@ def server_of(options: LlmOptions) -> OllamaServer:
     )
 
 
-def reachable_models(options: LlmOptions) -> list[str] | None:
-    """The names of the models the server has; None if nothing answers."""
-    from logclf_daemon.stages._llm.server import CLIENT_ERRORS
+def reachable_models(options: LlmOptions) -> list[str]:
+    """The names of the models the server has.
 
+    Raises:
+        ConfigError: `url` is none.
+        ServiceUnavailable: Nothing answers, or something that is no Ollama.
+    """
+    from logclf_daemon.stages._llm.server import CLIENT_ERRORS, no_models
+
+    _refuse_no_url(options.url)
     server = server_of(options)
     try:
         return server.models()
-    except CLIENT_ERRORS:
-        return None
+    except CLIENT_ERRORS as error:
+        raise ServiceUnavailable(no_models(error, without_login(options.url))) from error
     finally:
         server.close()

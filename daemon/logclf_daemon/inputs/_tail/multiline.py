@@ -70,12 +70,18 @@ def starting_with(pattern: str) -> Grouping:
     try:
         found = re2.compile(pattern.encode(), _quiet()).search
     except re2.error as error:
-        raise ConfigError(f"multiline.start: {pattern!r}: {error}; use RE2 syntax (no look-around)") from error
+        raise ConfigError(f"multiline.start: {pattern!r}: {_said(error)}; use RE2 syntax (no look-around)") from error
 
     def grouping(_state: str, line: bytes) -> str | None:
         return None if found(line) else ALONE
 
     return grouping
+
+
+def _said(error: Exception) -> str:
+    """The words of the engine, which come as bytes."""
+    words = error.args[0] if error.args else error
+    return words.decode("utf-8", "replace") if isinstance(words, bytes) else str(words)
 
 
 def _quiet() -> re2.Options:

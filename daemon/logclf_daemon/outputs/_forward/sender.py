@@ -21,6 +21,7 @@ from logclf_daemon.failpoint import reached
 from logclf_daemon.handshake import ClientLogin, LoginRefused
 from logclf_daemon.outputs._forward.packing import Packet
 from logclf_daemon.outputs._forward.targets import Target
+from logclf_daemon.sandbox import silence_hint
 
 _PROTOCOL_ERRORS = (ValueError, TypeError, RecursionError, msgpack.exceptions.UnpackException)
 READ_BYTES = 65_536
@@ -132,7 +133,10 @@ class ForwardSender(FluentSender):  # type: ignore[misc]  # fluent-logger has no
 
     def _connect(self) -> socket.socket:
         if self._target.path is None:
-            sock = socket.create_connection((self._target.host, self._target.port), self.timeout)
+            try:
+                sock = socket.create_connection((self._target.host, self._target.port), self.timeout)
+            except TimeoutError as error:
+                raise TimeoutError(f"no connection within {self.timeout:g} s{silence_hint()}") from error
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
             return sock

@@ -18,6 +18,7 @@ import ollama
 from pydantic import BaseModel, ConfigDict, Field
 
 from logclf_daemon.masking import without_login
+from logclf_daemon.sandbox import silence_hint
 
 # ValueError holds JSON and validation errors; the client's own mistakes are among the others.
 CLIENT_ERRORS = (
@@ -147,6 +148,8 @@ def failure(error: Exception, url: str, model: str) -> Failure:
     status = getattr(error, "status_code", None)
     if isinstance(error, RemoteModel):
         return Failure("remote_refused", f"{model} runs on {error}; choose a local model or set llm.allow_remote")
+    if isinstance(error, httpx.ConnectTimeout):
+        return Failure("timeout", _unconnected(url), "llm_timeout")
     if isinstance(error, httpx.TimeoutException):
         return Failure("timeout", f"{url} took a question and did not answer", "llm_timeout")
     if isinstance(error, ConnectionError | httpx.ConnectError):
@@ -160,6 +163,23 @@ def failure(error: Exception, url: str, model: str) -> Failure:
     # A runner that was killed comes back with the next question; a full queue does not get emptier by asking.
     again = status == 500 or isinstance(error, httpx.ReadError | httpx.RemoteProtocolError | httpx.WriteError)
     return Failure("failing", _words(error), again=again)
+
+
+def no_models(error: Exception, url: str) -> str:
+    """Why there is no list of models."""
+    if isinstance(error, httpx.HTTPStatusError):
+        return f"{url} answers {error.response.status_code} for its list of models: is it an Ollama server?"
+    if isinstance(error, ConnectionError | httpx.ConnectError):
+        return f"nothing answers at {url}"
+    if isinstance(error, httpx.ConnectTimeout):
+        return _unconnected(url)
+    if isinstance(error, httpx.TimeoutException):
+        return f"{url} does not answer within {QUICK_SECS:g} s"
+    return f"{url} is no Ollama server: {_words(error)}"
+
+
+def _unconnected(url: str) -> str:
+    return f"no connection to {url} within {QUICK_SECS:g} s{silence_hint()}"
 
 
 def _words(error: Exception) -> str:

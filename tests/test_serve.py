@@ -1,0 +1,99 @@
+"""`serve`: what a person can get wrong at its start, and that it follows rules, reviews and SIGHUP as `run` does."""
+
+from __future__ import annotations
+
+import re
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+
+import httpx
+import pytest
+from click.testing import CliRunner
+
+from daemon_process import Daemon, rules_file
+from logclf_daemon.cli import main
+
+ALONE = ("--no-builtin-rules", "--no-model", "--no-llm")
+
+
+@pytest.fixture
+def rules(tmp_path: Path) -> Path:
+    folder = tmp_path / "rules"
+    folder.mkdir()
+    rules_file(folder / "own.yaml")
+    return folder
+
+
+@pytest.fixture
+def served(rules: Path, tmp_path: Path) -> Iterator[Daemon]:
+    with Daemon("--listen", "127.0.0.1:0", "--rules", str(rules), *ALONE, does="serve") as daemon:
+        daemon.wait_for(lambda daemon: "url=http" in daemon.said)
+        yield daemon
+
+
+def label_of(daemon: Daemon, line: str) -> str:
+    (url,) = re.findall(r"url=(\S+)", daemon.said)
+    answer = httpx.post(
+        f"{url}/api/v1/classify", json={"records": [{"source": "app.log", "log_message": line}]}, timeout=30
+    )
+    label: str = answer.raise_for_status().json()["records"][0]["label"]
+    return label
+
+
+def test_a_saved_rule_is_in_force_without_a_restart(served: Daemon, rules: Path) -> None:
+    assert label_of(served, "boom") == "Critical Error"
+
+    rules_file(rules / "own.yaml", label="Workflow Error")
+
+    served.wait_for(lambda daemon: label_of(daemon, "boom") == "Workflow Error")
+    assert served.stop() == 0
+
+
+def test_a_persons_word_elsewhere_counts_here_too(served: Daemon, tmp_path: Path) -> None:
+    assert label_of(served, "frobnicator stalled") == "Unclassified"
+
+    said = CliRunner().invoke(
+        main,
+        ["verdicts", "set", "frobnicator stalled", "Workflow Error", "--source", "app.log"],
+        catch_exceptions=False,
+    )
+
+    assert said.exit_code == 0, said.output
+    served.wait_for(lambda daemon: label_of(daemon, "frobnicator stalled") == "Workflow Error")
+
+
+def test_a_hang_up_reloads_and_says_so(served: Daemon) -> None:
+    served.signal(signal.SIGHUP)
+
+    served.wait_for(lambda daemon: "reloaded generation=2" in daemon.said)
+    assert label_of(served, "boom") == "Critical Error"
+    assert served.stop() == 0
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        (None, "--token-file: FILE cannot be read: No such file or directory"),
+        ("", "--token-file: FILE is empty"),
+        ("\n", "--token-file: FILE is empty"),
+    ],
+)
+def test_a_file_without_a_token_is_refused(tmp_path: Path, text: str | None, words: str) -> None:
+    file = tmp_path / "token"
+    if text is not None:
+        file.write_text(text)
+
+    done = CliRunner().invoke(main, ["serve", "--token-file", str(file), *ALONE])
+
+    assert words.replace("FILE", str(file)) in done.output
+    assert done.exit_code == 78
+
+
+def test_an_empty_token_in_the_environment_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LOGCLF_HTTP_TOKEN", "")
+
+    done = CliRunner().invoke(main, ["serve", *ALONE])
+
+    assert "environment variable LOGCLF_HTTP_TOKEN: http.token: is empty" in done.output
+    assert done.exit_code == 78
