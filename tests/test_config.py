@@ -100,7 +100,6 @@ def test_the_documented_configuration_is_valid(tmp_path: Path) -> None:
             "http: {token: 'file:/dev/null'}\n",
             "config.yaml:1: http.token: /dev/null is empty; write the secret into it",
         ),
-        ("inputs:\n  - {type: forward, shared_key: ''}\n", "config.yaml:2: inputs.0.shared_key: is empty"),
         ("llm:\n  model: 'a\u0001'\n", "config.yaml:2: not valid YAML: the character U+0001 may not stand in it"),
         ("# ä€\nllm:\n  model: \u009b\n", "config.yaml:3: not valid YAML: the character U+009B"),
         ("llm: {}\nllm: {}\n", "config.yaml:2: llm: given twice, first in line 1"),

@@ -60,7 +60,6 @@ class ForwardInputOptions(BaseModel):
     )
     shared_key: SecretStr | None = Field(
         default=None,
-        min_length=1,
         description="Key that senders must know (Fluent Bit `shared_key`, fluentd `<security>`).",
     )
     users: dict[str, SecretStr] = Field(

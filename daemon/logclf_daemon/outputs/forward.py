@@ -66,7 +66,7 @@ class ForwardOutputOptions(BaseModel):
     ack_timeout_secs: Seconds = Field(default=30.0, description="Time for a chunk to be sent, and again to be acked.")
     connect_timeout_secs: Seconds = Field(default=5.0, description="Time to connect, with TLS and handshake.")
     compress: Literal["none", "gzip"] = Field(default="none", description="Compress chunks.")
-    shared_key: SecretStr | None = Field(default=None, min_length=1, description="Key that the servers must know.")
+    shared_key: SecretStr | None = Field(default=None, description="Key that the servers must know.")
     username: str | None = Field(default=None, description="User name, where the servers ask for one.")
     password: SecretStr | None = Field(default=None, description="Password of `username`.")
     self_hostname: str | None = Field(
