@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from pathlib import Path
 
 from logclf_daemon.config import Config, saved_rules
@@ -44,6 +45,26 @@ class Freshness:
 def _shipped(config: Config) -> list[Path]:
     shipped_model = config.model.enabled and config.model.path == "builtin"
     return [*([folder("rules")] if config.rules.builtin else []), *([config.model.folder] if shipped_model else [])]
+
+
+async def follow(
+    turn: asyncio.Lock,
+    look: Callable[[], tuple[bool, int | None]],
+    reload: Callable[[], Awaitable[object]],
+    take_reviews: Callable[[int | None], None],
+) -> None:
+    """Look for ever, in a thread: reload when a file changed, else hand on the number of reviews people have made.
+
+    `turn` is held by whoever reloads: what a reload reads is no change.
+    """
+    while True:
+        await asyncio.sleep(WATCH_SECS)
+        async with turn:
+            changed, reviewed = await asyncio.to_thread(look)
+            if changed:
+                await reload()
+            else:
+                take_reviews(reviewed)
 
 
 def _look(place: Path) -> Look:

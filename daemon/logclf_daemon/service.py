@@ -40,7 +40,7 @@ from logclf_daemon.events import (
     WaitsForRoom,
     emit,
 )
-from logclf_daemon.freshness import WATCH_SECS, Freshness
+from logclf_daemon.freshness import Freshness, follow
 from logclf_daemon.heap import give_back
 from logclf_daemon.http.server import STOP_SECS, HttpServer
 from logclf_daemon.notify import notify, notify_reloading, notify_step, watchdog_secs
@@ -324,14 +324,7 @@ class Service:
 
     async def _watch_files(self) -> None:
         """Reload when a rule or model file changed, and when people changed remembered verdicts."""
-        while True:
-            await asyncio.sleep(WATCH_SECS)
-            async with self._reloading:  # what a reload reads is no change
-                changed, reviewed = await asyncio.to_thread(self._look)
-                if changed:
-                    await self._reload()
-                else:
-                    self._take_reviews(reviewed)
+        await follow(self._reloading, self._look, self._reload, self._take_reviews)
 
     def _look(self) -> tuple[bool, int | None]:
         return self._files.changed(self.config), reviews(self._parts)

@@ -11,7 +11,7 @@ from logclf_daemon.build import build_parts, cascade_of, close, generation_of, r
 from logclf_daemon.config import DEFAULT_PATH, Config, load_config, located, state_directory
 from logclf_daemon.errors import ConfigError
 from logclf_daemon.events import Reloaded, ReloadRefused, emit
-from logclf_daemon.freshness import WATCH_SECS, Freshness
+from logclf_daemon.freshness import Freshness, follow
 from logclf_daemon.telemetry import Running
 
 
@@ -48,15 +48,12 @@ class Standalone:
 
     async def watch(self) -> None:
         """Reload when a rule or model file changed, and when people changed remembered verdicts elsewhere."""
-        while True:
-            await asyncio.sleep(WATCH_SECS)
-            async with self._reloading:  # what a reload reads is no change
-                changed, reviewed = await asyncio.to_thread(self._look)
-                if changed:
-                    await self._reload()
-                elif reviewed is not None and reviewed != self._reviewed:
-                    self._reviewed = reviewed
-                    self._swap()
+        await follow(self._reloading, self._look, self._reload, self._take_reviews)
+
+    def _take_reviews(self, reviewed: int | None) -> None:
+        if reviewed is not None and reviewed != self._reviewed:
+            self._reviewed = reviewed
+            self._swap()
 
     def _look(self) -> tuple[bool, int | None]:
         return self._files.changed(self._config), reviews(self._parts)
