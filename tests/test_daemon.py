@@ -72,6 +72,27 @@ def test_a_file_is_watched_labelled_and_delivered_and_a_restart_loses_and_repeat
         ]
 
 
+def test_a_first_start_is_ready_before_the_rules_are_compiled(tmp_path: Path) -> None:
+    """It answers the same before and after, and keeps what it compiled for the next start."""
+    (cache := tmp_path / "cache").mkdir(mode=0o700)
+    log, line = tmp_path / "auth.log", "sshd[{}]: Failed password for root from 10.0.0.9 port 22 ssh2"
+    arguments = ("--tail", str(log), "--state-dir", str(tmp_path / "state"), "--to", "-", *QUIET)
+    append(log, line.format(1))
+    with Daemon(*arguments, environment={"CACHE_DIRECTORY": str(cache)}) as daemon:
+        daemon.ready()
+        kept_then = len(list(cache.glob("*.hsdb")))
+        daemon.wait_for(lambda daemon: len(daemon.lines) == 1)
+        daemon.wait_for(lambda _: len(list(cache.glob("*.hsdb"))) == 2)
+        append(log, f"{line.format(2)} again", "one more of another kind")
+        daemon.wait_for(lambda daemon: len(daemon.lines) == 3)
+        assert daemon.stop() == 0
+        verdicts = [json.loads(printed)["logclf"] for printed in daemon.lines]
+
+    assert kept_then < 2
+    assert [verdict["stage"] for verdict in verdicts[:2]] == ["rules", "rules"]
+    assert verdicts[0]["rule"] == verdicts[1]["rule"]
+
+
 def test_rotation_and_truncation_lose_nothing(tmp_path: Path) -> None:
     log = tmp_path / "app.log"
     append(log, "one", "two")

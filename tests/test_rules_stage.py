@@ -6,6 +6,7 @@ import re
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
+from typing import NoReturn
 
 import pytest
 
@@ -98,9 +99,7 @@ def test_a_missing_folder_is_named() -> None:
 
 @pytest.mark.parametrize("engine", [HyperscanEngine, Re2Engine])
 def test_the_highest_priority_wins_then_file_and_order(engine: type, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(
-        "logclf_daemon.stages._rules.matcher.engine_for", lambda patterns, _cache, apart: engine(patterns)
-    )
+    monkeypatch.setattr("logclf_daemon.stages._rules.matcher.engine_for", lambda patterns, *_, **__: engine(patterns))
     rules = RuleSet([rule("a.*b", id="first"), rule("b", id="second"), rule("A.*B", id="third", ignore_case=True)])
 
     assert [winner(rules, line) for line in (b"a b", b"xb", b"ayB", b"c")] == ["first", "second", "third", None]
@@ -157,6 +156,7 @@ def test_the_patterns_of_the_shipped_rules_are_what_a_start_takes_them_for() -> 
 def test_the_shipped_rules_hold() -> None:
     rules = load_rules(RulesOptions(), Taxonomy(), folder("rules"), cache_directory())
 
+    assert list(rules.failed_examples()) == []
     assert len(rules) >= 500
     assert len({rule.path for rule in rules.rules}) >= 40
     assert [rule.id for rule in rules.rules if not rule.options.counterexamples] == []
@@ -211,23 +211,61 @@ def test_compiled_rules_are_kept_and_loaded_again(tmp_path: Path) -> None:
     assert HyperscanEngine(patterns, tmp_path).hits([b"other"]) == [(0, 1, 5)]
 
 
-def test_many_patterns_are_compiled_in_halves_and_joined_later(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("soon", "first", "compiled"), [(False, engines.Halves, 2), (True, Re2Engine, 0)], ids=["in halves", "soon"]
+)
+def test_many_patterns_are_joined_later(tmp_path: Path, soon: bool, first: type, compiled: int) -> None:
     patterns = tuple(Pattern(f"word{number}x") for number in range(engines.MANY + 1))
     lines = [b"none", b"word7x word400x word6x", b"word0x"]
     found = [(1, 6), (1, 7), (1, 400), (2, 0)]
 
-    halves = engines.engine_for(patterns, tmp_path)
-    assert isinstance(halves, engines.Halves)
-    assert [(at, number) for at, number, _ in halves.hits(lines)] == found
-    assert len(list(tmp_path.iterdir())) == 2
+    engine = engines.engine_for(patterns, tmp_path, soon=soon)
+    assert isinstance(engine, engines.Provisional)
+    assert isinstance(engine._engine, first)
+    assert sorted(hit[:2] for hit in engine.hits(lines)) == found
+    assert len(list(tmp_path.iterdir())) == compiled
 
-    halves.join()
-    halves.join()
-    assert sorted(hit[:2] for hit in halves.hits(lines)) == found
-    assert len(list(tmp_path.iterdir())) == 3
+    engine.join()
+    engine.join()
+    assert isinstance(engine._engine, HyperscanEngine)
+    assert sorted(hit[:2] for hit in engine.hits(lines)) == found
+    assert len(list(tmp_path.iterdir())) == compiled + 1
+    assert engines.engine_for(patterns, tmp_path) is engine
 
-    engines.engine_for.cache_clear()
-    assert isinstance(engines.engine_for(patterns, tmp_path), HyperscanEngine)
+    engines._known.clear()
+    assert isinstance(engines.engine_for(patterns, tmp_path, soon=True), HyperscanEngine)
+
+
+def test_what_is_too_much_together_stays_in_parts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    engine = engines.engine_for(tuple(Pattern(f"part{number}x") for number in range(engines.MANY + 1)), tmp_path)
+    calls = []
+
+    def too_costly(*_patterns: object, **_how: object) -> NoReturn:
+        calls.append(1)
+        raise engines.TooCostly(None)
+
+    monkeypatch.setattr(engines, "_cached", too_costly)
+    engine.join()
+    engine.join()
+
+    assert calls == [1]
+    assert [hit[:2] for hit in engine.hits([b"part9x"])] == [(0, 9)]
+
+
+def test_few_patterns_and_those_nobody_has_looked_at_are_compiled_at_once(tmp_path: Path) -> None:
+    few = tuple(Pattern(f"few{number}x") for number in range(engines.SOME))
+    unknown = tuple(Pattern(f"own{number}x") for number in range(engines.SOME + 1))
+
+    assert isinstance(engines.engine_for(few, tmp_path, soon=True), HyperscanEngine)
+    assert isinstance(engines.engine_for(unknown, tmp_path, apart=True, soon=True), HyperscanEngine)
+
+
+def test_engines_not_used_for_long_are_let_go(tmp_path: Path) -> None:
+    first = engines.engine_for((Pattern("gone 0"),), tmp_path)
+    others = [engines.engine_for((Pattern(f"gone {number}"),), tmp_path) for number in range(1, engines.KNOWN + 1)]
+
+    assert engines.engine_for((Pattern(f"gone {engines.KNOWN}"),), tmp_path) is others[-1]
+    assert engines.engine_for((Pattern("gone 0"),), tmp_path) is not first
 
 
 def test_lint_finds_what_is_odd() -> None:

@@ -51,8 +51,10 @@ class Parts:
                 part.close()
 
 
-def build_parts(config: Config, state: Path | None, before: Parts | None = None) -> Parts:
+def build_parts(config: Config, state: Path | None, before: Parts | None = None, *, soon: bool = False) -> Parts:
     """Load rules, model, memory and LLM client. `state` None: nothing is remembered.
+
+    `soon` is for those who will `join` the rules in a thread beside.
 
     Raises:
         ConfigError: Something cannot be used; nothing was changed.
@@ -62,7 +64,8 @@ def build_parts(config: Config, state: Path | None, before: Parts | None = None)
     with ThreadPoolExecutor(1, "model") as beside:  # both work mostly outside of Python
         loading = beside.submit(model_of, config, before)
         with located(config):
-            rules = load_rules(rules_in_force(config, state), taxonomy, folder("rules"), cache_directory())
+            in_force = rules_in_force(config, state)
+            rules = load_rules(in_force, taxonomy, folder("rules"), cache_directory(), soon=soon)
         if config.model.enabled:
             notify_step("loading the model")
     with located(config):

@@ -30,6 +30,7 @@ from logclf_daemon.config import Config, located
 from logclf_daemon.control import Answer, ControlServer, socket_path
 from logclf_daemon.errors import ConfigError, NoRoom
 from logclf_daemon.events import (
+    Bug,
     Reloaded,
     ReloadRefused,
     SocketNotUsed,
@@ -83,7 +84,7 @@ class Service:
         self._directory = directory
         self._files = Freshness(directory)
         self._files.note(self.config)
-        self._parts = build_parts(self.config, directory)
+        self._parts = build_parts(self.config, directory, soon=True)
         tell_unused(self._parts)
         self._reviewed = reviews(self._parts)
         self._cascade = cascade_of(self._parts)
@@ -290,7 +291,7 @@ class Service:
             changed = [name for name in RESTART_SECTIONS if getattr(config, name) != getattr(self.config, name)]
             if changed:
                 raise ConfigError(f"{', '.join(changed)}: changed; restart the service for that")
-            parts = await asyncio.to_thread(build_parts, config, self._directory, self._parts)
+            parts = await asyncio.to_thread(build_parts, config, self._directory, self._parts, soon=True)
         except ConfigError as error:
             emit(ReloadRefused(error=str(error)))
             notify("READY=1", f"STATUS=reload refused, generation {self._number} stays")
@@ -340,11 +341,14 @@ class Service:
             self._swap(self.config, self._parts)
 
     async def _settle(self) -> None:
-        """Once a start or reload is over: what was put off to be ready sooner, and memory nobody needs any more."""
+        """After a start or reload: what was put off to be ready sooner, and memory nobody needs any more."""
         while True:
             self._swapped.clear()
+            try:
+                await asyncio.to_thread(self._parts.rules.join)
+            except ValueError as error:  # the rules go on as they are, ten times as slow
+                emit(Bug(where="rules", error=str(error)))
             await asyncio.sleep(SETTLED_SECS)
-            await asyncio.to_thread(self._parts.rules.join)
             await asyncio.to_thread(give_back)
             await self._swapped.wait()
 

@@ -105,6 +105,8 @@ def idle() -> None:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         (folder / "cache").mkdir(mode=0o700)
+        with started(folder, configuration(folder, http=False)):
+            time.sleep(5)  # the rules are compiled
         for files, http in ((1, False), (1, True), (10, True), (100, True)):
             with started(folder, configuration(folder, http=http, files=files)) as (daemon, _, _):
                 time.sleep(5)  # the files are read, the HTTP app is loaded

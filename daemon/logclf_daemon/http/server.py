@@ -16,7 +16,7 @@ from logclf_daemon.errors import ConfigError, ServiceUnavailable
 from logclf_daemon.events import Bug, HttpListens, emit
 
 KEY = ("http", "listen")
-KEEP_ALIVE_SECS = 10  # between two requests
+KEEP_ALIVE_SECS = 75  # between two requests: Prometheus comes back on its connection after a minute or less
 STOP_SECS = 2
 TICK_SECS = 1.0
 

@@ -35,7 +35,8 @@ class RulesOptions(BaseModel):
 class RuleSet:
     """Compiled rules. Immutable.
 
-    `cache` is a folder for compiled patterns; `apart` compiles all but the shipped rules in a child process.
+    `cache` is a folder for compiled patterns; `apart` compiles all but the shipped rules in a child process; `soon`
+    puts off what takes long to compile of the shipped ones until `join`.
 
     Raises:
         ConfigError: From the constructor, one line for each pattern that cannot be a rule.
@@ -43,7 +44,9 @@ class RuleSet:
 
     name = "rules"
 
-    def __init__(self, rules: Sequence[Rule], cache: Path | None = None, *, apart: bool = False) -> None:
+    def __init__(
+        self, rules: Sequence[Rule], cache: Path | None = None, *, apart: bool = False, soon: bool = False
+    ) -> None:
         self.rules = tuple(rules)
         self._verdicts = tuple(Verdict(rule.options.label, 1.0, "rules", rule=rule.id) for rule in rules)
         self._limited = {number: rule.options.source for number, rule in enumerate(rules) if rule.options.source}
@@ -57,7 +60,9 @@ class RuleSet:
         first = sorted(set(range(len(patterns))) - set(own))
         try:
             self._matchers = [
-                Matcher({number: patterns[number] for number in numbers}, cache, apart=apart and numbers is own)
+                Matcher(
+                    {number: patterns[number] for number in numbers}, cache, apart=apart and numbers is own, soon=soon
+                )
                 for numbers in (first, own)
                 if numbers
             ]
@@ -157,10 +162,11 @@ class RuleSet:
         """What is odd about these valid rules; `sample` are real lines to time them on, None leaves that out."""
         return lint(self.rules, self._hits, sample)
 
-    def failed_examples(self) -> Iterator[str]:
-        """Examples a rule does not match and counterexamples it does, one line each."""
+    def failed_examples(self, *, shipped: bool = True) -> Iterator[str]:
+        """Examples a rule does not match and counterexamples it does, one line each; those of `shipped` rules too."""
+        rules = [(number, rule) for number, rule in enumerate(self.rules) if shipped or not rule.shipped]
         for polarity, name in ((True, "examples"), (False, "counterexamples")):
-            tried = [(number, text) for number, rule in enumerate(self.rules) for text in getattr(rule.options, name)]
+            tried = [(number, text) for number, rule in rules for text in getattr(rule.options, name)]
             matched: dict[int, set[int]] = {}
             for at, pattern, _end in self._hits([text.encode() for _, text in tried]):
                 matched.setdefault(at, set()).add(pattern)
@@ -191,10 +197,17 @@ def applies(globs: Sequence[str], source: str) -> bool:
     return any(fnmatchcase(source, glob) or fnmatchcase(name, glob) for glob in globs)
 
 
-def load_rules(options: RulesOptions, taxonomy: Taxonomy, builtin: Path | None, cache: Path | None = None) -> RuleSet:
-    """Read, compile and try all rules on their own examples.
+def load_rules(
+    options: RulesOptions,
+    taxonomy: Taxonomy,
+    builtin: Path | None,
+    cache: Path | None = None,
+    *,
+    soon: bool = False,
+) -> RuleSet:
+    """Read and compile all rules, and try those that do not ship with the daemon on their own examples.
 
-    `builtin` is the folder of shipped rules, used where the options say so; `cache` a folder for compiled patterns.
+    `builtin` is the folder of shipped rules, used where the options say so; for `cache` and `soon` see `RuleSet`.
 
     Raises:
         ConfigError: One line for each mistake; nothing of the set may be used then.
@@ -205,7 +218,7 @@ def load_rules(options: RulesOptions, taxonomy: Taxonomy, builtin: Path | None, 
                 f"{place}: no such rule file or folder; create it or correct the path", ("rules", "paths", at)
             )
     found = read_rules(options.paths, taxonomy, builtin=builtin if options.builtin else None)
-    rules = RuleSet(found, cache, apart=True)
-    if mistakes := list(rules.failed_examples()):
+    rules = RuleSet(found, cache, apart=True, soon=soon)
+    if mistakes := list(rules.failed_examples(shipped=False)):
         raise ConfigError("\n".join(mistakes))
     return rules

@@ -12,7 +12,7 @@ import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import partial
 from hashlib import sha256
 from importlib.metadata import version
 from pathlib import Path
@@ -33,6 +33,7 @@ __all__ = [
     "Halves",
     "HyperscanEngine",
     "Pattern",
+    "Provisional",
     "Re2Engine",
     "TooCostly",
     "engine_complaint",
@@ -40,7 +41,9 @@ __all__ = [
 ]
 
 MAX_CACHED = 16
-MANY = 400  # patterns: half a second to compile
+KNOWN = 8  # engines kept for the next set of rules
+SOME = 100  # patterns: a tenth of a second to compile
+MANY = 400  # half a second
 FILTERED_TOGETHER = 250  # patterns a filter of RE2: over 500 to 700 of them it does not compile
 
 
@@ -78,7 +81,7 @@ def engine_complaint(pattern: Pattern, *, apart: bool = False) -> str | None:
         return None
     try:
         _compiled([pattern], apart=apart)
-    except (hyperscan.error, ValueError, TooCostly) as error:
+    except (ValueError, TooCostly) as error:
         return refused_by_the_engine(str(error))
     return None
 
@@ -114,16 +117,15 @@ class HyperscanEngine:
 
 
 class Halves:
-    """Many patterns as two databases, compiled side by side, until `join` makes one of them.
+    """Many patterns as two databases, compiled side by side: compiling takes as long as there are patterns.
 
-    Compiling takes as long as there are patterns; but two scans of a line take a third longer than one.
+    Two scans of a line take a third longer than one.
 
     Raises:
         TooCostly: From the constructor.
     """
 
     def __init__(self, patterns: Sequence[Pattern], cache: Path | None = None, *, apart: bool = False) -> None:
-        self._patterns, self._cache, self._apart = patterns, cache, apart
         with ThreadPoolExecutor(2) as beside:
             halves = [beside.submit(HyperscanEngine, patterns[odd::2], cache, apart=apart) for odd in (0, 1)]
         self._engines: list[HyperscanEngine] = []
@@ -134,17 +136,34 @@ class Halves:
                 raise TooCostly(None if error.culprit is None else 2 * error.culprit + odd) from error
 
     def hits(self, lines: Sequence[bytes]) -> list[tuple[int, int, int]]:
-        engines = self._engines  # `join` replaces them in another thread
-        if len(engines) == 1:
-            return engines[0].hits(lines)
         return sorted(
-            (at, 2 * number + odd, end) for odd, half in enumerate(engines) for at, number, end in half.hits(lines)
+            (at, 2 * number + odd, end)
+            for odd, half in enumerate(self._engines)
+            for at, number, end in half.hits(lines)
         )
 
     def join(self) -> None:
-        if len(self._engines) > 1:
-            with contextlib.suppress(hyperscan.error, ValueError, TooCostly):  # then it stays as it is
-                self._engines = [HyperscanEngine(self._patterns, self._cache, apart=self._apart)]
+        pass
+
+
+class Provisional:
+    """One that is there sooner than all patterns in one database, until `join` has compiled that."""
+
+    def __init__(self, first: Engine, whole: Callable[[], Engine]) -> None:
+        self._engine = first
+        self._whole: Callable[[], Engine] | None = whole
+        self._joining = threading.Lock()
+
+    def hits(self, lines: Sequence[bytes]) -> list[tuple[int, int, int]]:
+        return self._engine.hits(lines)
+
+    def join(self) -> None:
+        with self._joining:
+            if self._whole is None:
+                return
+            with contextlib.suppress(TooCostly):  # all of them at once; they were not in parts
+                self._engine = self._whole()
+            self._whole = None
 
 
 def _place(patterns: Sequence[Pattern], cache: Path | None) -> Path | None:
@@ -173,17 +192,25 @@ def _loaded(data: bytes) -> Any:
 
 
 def _compiled(patterns: Sequence[Pattern], *, apart: bool) -> tuple[Any, bytes | None]:
-    """The database, and its bytes if it comes from a child process."""
+    """The database, and its bytes if it comes from a child process.
+
+    Raises:
+        ValueError: The engine refuses a pattern.
+        TooCostly: In a child process only.
+    """
     if apart:
         data = compile_apart([(pattern.text, _flags(pattern)) for pattern in patterns])
         return _loaded(data), data
     database = hyperscan.Database()
-    database.compile(
-        expressions=[pattern.text.encode() for pattern in patterns],
-        ids=list(range(len(patterns))),
-        elements=len(patterns),
-        flags=[_flags(pattern) for pattern in patterns],
-    )
+    try:
+        database.compile(
+            expressions=[pattern.text.encode() for pattern in patterns],
+            ids=list(range(len(patterns))),
+            elements=len(patterns),
+            flags=[_flags(pattern) for pattern in patterns],
+        )
+    except hyperscan.error as error:
+        raise ValueError(str(error)) from error
     return database, None
 
 
@@ -242,21 +269,35 @@ def _filter(patterns: Sequence[Pattern]) -> Any:
     return built
 
 
-@lru_cache(maxsize=8)
-def engine_for(patterns: tuple[Pattern, ...], cache: Path | None = None, *, apart: bool = False) -> Engine:
+def engine_for(
+    patterns: tuple[Pattern, ...], cache: Path | None = None, *, apart: bool = False, soon: bool = False
+) -> Engine:
     """The fastest engine of this machine for these patterns; the same object for the same patterns.
 
-    `apart` compiles in a child process with limits: for patterns nobody has looked at.
+    `apart` compiles in a child process with limits: for patterns nobody has looked at. Of the others, `soon` takes an
+    engine that is there in a tenth of the time and scans ten times as long; `join` it then.
 
     Raises:
         ValueError: It refuses one of them; `engine_complaint` finds which.
         TooCostly: Compiling takes too long or too much memory.
     """
+    key = (patterns, cache, apart)
+    engine = _known.get(key)
+    if engine is None:
+        engine = _known[key] = _made(patterns, cache, apart=apart, soon=soon and not apart)
+        for old in list(_known)[:-KNOWN]:
+            _known.pop(old, None)  # another thread may be here too
+    return engine
+
+
+_known: dict[tuple[tuple[Pattern, ...], Path | None, bool], Engine] = {}
+
+
+def _made(patterns: tuple[Pattern, ...], cache: Path | None, *, apart: bool, soon: bool) -> Engine:
     if hyperscan is None:
         return Re2Engine(patterns)
+    whole = partial(HyperscanEngine, patterns, cache, apart=apart)
     place = _place(patterns, cache)
-    several = len(patterns) > MANY and not (place is not None and place.exists())
-    try:
-        return (Halves if several else HyperscanEngine)(patterns, cache, apart=apart)
-    except hyperscan.error as error:
-        raise ValueError(str(error)) from error
+    if len(patterns) <= (SOME if soon else MANY) or (place is not None and place.exists()):
+        return whole()
+    return Provisional(Re2Engine(patterns) if soon else Halves(patterns, cache, apart=apart), whole)

@@ -20,7 +20,7 @@ class Matcher:
         TooCostly: From the constructor; its culprit is the position of a pattern among all.
     """
 
-    def __init__(self, patterns: Mapping[int, Pattern], cache: Path | None, *, apart: bool) -> None:
+    def __init__(self, patterns: Mapping[int, Pattern], cache: Path | None, *, apart: bool, soon: bool) -> None:
         by_fold = {number: folded(pattern.text) for number, pattern in patterns.items()}
         self._numbers = list(patterns)
         self._certain = [by_fold[number][1] and not patterns[number].ends for number in patterns]
@@ -28,8 +28,8 @@ class Matcher:
         for_folds = [Pattern(by_fold[number][0], pattern.ignore_case) for number, pattern in patterns.items()]
         looking = tuple(patterns[number] for number in self._looking)
         with ThreadPoolExecutor(1) as beside:  # compiling takes a second and holds no lock
-            digits = beside.submit(engine_for, looking, cache, apart=apart) if looking else None
-            self._folds = engine_for(tuple(for_folds), cache, apart=apart)
+            digits = beside.submit(engine_for, looking, cache, apart=apart, soon=soon) if looking else None
+            self._folds = engine_for(tuple(for_folds), cache, apart=apart, soon=soon)
             try:
                 self._digits = digits.result() if digits is not None else None
             except TooCostly as error:
