@@ -226,6 +226,7 @@ def close(cascade: Cascade, parts: Parts) -> None:
     if cascade.waiting is not None:
         cascade.waiting.close()
     cascade.close()
+    cascade.traffic.settle()
     if parts.memory is not None and (seen := cascade.take_seen()):
         parts.memory.saw(seen)
     parts.close()
