@@ -174,7 +174,7 @@ class Traffic:
             self._turn += 1
 
     def take_used(self) -> Mapping[tuple[str, str], int]:
-        """How many records each verdict of the LLM or a person answered since this was last asked, as far as settled."""
+        """How many records each verdict of the LLM or a person answered since this was last asked, once settled."""
         self.count()
         used, self._used = self._used, Counter()
         return used
