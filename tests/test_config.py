@@ -227,6 +227,20 @@ def test_yaml_tags_do_nothing(text: str) -> None:
         parse(text, "t.yaml")
 
 
+@pytest.mark.parametrize(
+    ("text", "line"),
+    [
+        ("version: 1\nrules: " + "[" * 200_000 + "]" * 200_000, 2),
+        ("- " * 200_000, 1),
+        ('{"a":\n' * 200_000, 100),
+        ("version: 1\nrules: &all [*all]\n", 2),
+    ],
+)
+def test_what_is_nested_without_end_is_refused_and_does_not_end_the_process(text: str, line: int) -> None:
+    with pytest.raises(ConfigError, match=f"^deep.yaml:{line}: not valid YAML: nested deeper than 100 levels$"):
+        parse(text, "deep.yaml")
+
+
 def test_state_goes_where_systemd_says(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("STATE_DIRECTORY", str(tmp_path / "systemd"))
 
