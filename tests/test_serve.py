@@ -2,17 +2,26 @@
 
 from __future__ import annotations
 
+import asyncio
 import re
 import signal
+import threading
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
 from click.testing import CliRunner
 
 from daemon_process import Daemon, rules_file
+from fault_doubles import configuration, until
+from logclf_daemon.build import Parts
 from logclf_daemon.cli import main
+from logclf_daemon.config import Config
+from logclf_daemon.http import standalone
+from logclf_daemon.http.standalone import Standalone
+from logclf_daemon.metrics import value
 
 ALONE = ("--no-builtin-rules", "--no-model", "--no-llm")
 
@@ -69,6 +78,35 @@ def test_a_hang_up_reloads_and_says_so(served: Daemon) -> None:
     served.wait_for(lambda daemon: "reloaded generation=2" in daemon.said)
     assert label_of(served, "boom") == "Critical Error"
     assert served.stop() == 0
+
+
+def test_a_bug_at_a_reload_refuses_it_and_does_not_end_the_following_of_files(
+    rules: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = configuration(tmp_path, {"type": "memory"}, rules={"builtin": False, "paths": [str(rules)]})
+    host = Standalone(Config.model_validate(config))
+    built, broken = standalone.build_parts, threading.Event()
+
+    def build(*arguments: Any) -> Parts:
+        if broken.is_set():
+            raise RuntimeError("a bug")
+        return built(*arguments)
+
+    monkeypatch.setattr(standalone, "build_parts", build)
+    refused = value("logclf_reloads_total", result="refused")
+
+    async def scenario() -> None:
+        following = asyncio.create_task(host.watch())
+        broken.set()
+        rules_file(rules / "own.yaml")
+        await until(lambda: value("logclf_reloads_total", result="refused") > refused)
+        broken.clear()
+        rules_file(rules / "own.yaml")
+        await until(lambda: host.running().number == 2)
+        following.cancel()
+
+    asyncio.run(scenario())
+    host.close()
 
 
 @pytest.mark.parametrize(

@@ -293,14 +293,20 @@ class Service:
                 raise ConfigError(f"{', '.join(changed)}: changed; restart the service for that")
             parts = await asyncio.to_thread(build_parts, config, self._directory, self._parts, soon=True)
         except ConfigError as error:
-            emit(ReloadRefused(error=str(error)))
-            notify("READY=1", f"STATUS=reload refused, generation {self._number} stays")
-            return str(error)
+            return self._refused(str(error))
+        except Exception as error:  # nothing must end the following of files: it would be missed only much later
+            emit(Bug(where="reload", error=repr(error)))
+            return self._refused(f"a bug of ours, see the log: {error!r}")
         if config.labels != self.config.labels:
             tell_unused(parts)
         self._swap(config, parts)
         notify("READY=1", f"STATUS={len(parts.rules)} rules, generation {self._number}")
         return None
+
+    def _refused(self, error: str) -> str:
+        emit(ReloadRefused(error=error))
+        notify("READY=1", f"STATUS=reload refused, generation {self._number} stays")
+        return error
 
     def _configured(self) -> Config:
         """The configuration as it is now; what it names is noted as looked at, whether it is taken or refused."""

@@ -10,7 +10,7 @@ from pathlib import Path
 from logclf_daemon.build import build_parts, cascade_of, close, generation_of, reviews, tell_unused
 from logclf_daemon.config import DEFAULT_PATH, Config, load_config, located, state_directory
 from logclf_daemon.errors import ConfigError
-from logclf_daemon.events import Reloaded, ReloadRefused, emit
+from logclf_daemon.events import Bug, Reloaded, ReloadRefused, emit
 from logclf_daemon.freshness import Freshness, follow
 from logclf_daemon.telemetry import Running
 
@@ -67,8 +67,10 @@ class Standalone:
         try:
             parts = await asyncio.to_thread(build_parts, self._config, self._directory, self._parts)
         except ConfigError as error:
-            emit(ReloadRefused(error=str(error)))
-            return str(error)
+            return _refused(str(error))
+        except Exception as error:  # nothing must end the following of files: it would be missed only much later
+            emit(Bug(where="reload", error=repr(error)))
+            return _refused(f"a bug of ours, see the log: {error!r}")
         before, self._parts = self._parts, parts
         self._swap()
         before.close(kept=parts)
@@ -85,3 +87,8 @@ class Standalone:
     def close(self) -> None:
         """End what runs in the background; write down what was used of the memory."""
         close(self._cascade, self._parts)
+
+
+def _refused(error: str) -> str:
+    emit(ReloadRefused(error=error))
+    return error
