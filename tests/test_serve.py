@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import re
 import signal
 import threading
@@ -59,7 +60,11 @@ def test_a_saved_rule_is_in_force_without_a_restart(served: Daemon, rules: Path)
     assert served.stop() == 0
 
 
-def test_a_persons_word_elsewhere_counts_here_too(served: Daemon, tmp_path: Path) -> None:
+@pytest.mark.parametrize("lost", [False, True])
+def test_a_persons_word_elsewhere_counts_here_too(served: Daemon, lost: bool) -> None:
+    if lost:  # somebody cleared the memory of a server that runs
+        for file in Path(os.environ["STATE_DIRECTORY"]).glob("cache.db*"):
+            file.unlink()
     assert label_of(served, "frobnicator stalled") == "Unclassified"
 
     said = CliRunner().invoke(

@@ -319,7 +319,7 @@ class Service:
         before, self._parts, self.config = self._parts, parts, config
         self._swapped.set()
         self._number += 1
-        if parts.llm is not before.llm:
+        if parts.llm is not before.llm or parts.memory is not before.memory:  # the room has both
             room, self._cascade.waiting = self._cascade.waiting, waiting_room(parts)
             if room is not None:
                 room.close()
