@@ -17,7 +17,7 @@ import pytest
 from logclf_daemon.errors import ConfigError, ServiceUnavailable
 from logclf_daemon.metrics import value
 from logclf_daemon.record import Question, Verdict
-from logclf_daemon.stages._llm.breaker import FIRST_PAUSE_SECS
+from logclf_daemon.stages._llm.breaker import FIRST_PAUSE_SECS, LONGEST_PAUSE_SECS
 from logclf_daemon.stages._llm.nearest import Nearest
 from logclf_daemon.stages._llm.prior import corrected, likeliest
 from logclf_daemon.stages._llm.server import CLIENT_ERRORS, failure
@@ -537,6 +537,60 @@ def test_a_frozen_server_is_noticed_before_a_question_is_lost_in_it(monkeypatch:
         server.frozen.clear()
         assert ask(tested).reason == "llm_timeout"
         assert server.requests == []
+
+
+# --- while nobody asks ----------------------------------------------------------------------------------------------
+
+
+def test_a_server_that_comes_back_is_found_where_nobody_asks_at_the_pace_of_the_breaker() -> None:
+    clock = Clock()
+    with OllamaDouble(lambda _: chat("Error")) as server:
+        port = server.port
+    tested = LlmStage(LlmOptions(url=f"http://127.0.0.1:{port}"), Taxonomy(), clock=clock)
+    tested.warm_up()
+    assert (tested.state, tested.due()) == ("absent", False)
+    clock.now += FIRST_PAUSE_SECS
+    assert tested.due()
+    tested.look()
+    clock.now += FIRST_PAUSE_SECS
+    assert not tested.due(), "the second pause is longer"
+    clock.now += FIRST_PAUSE_SECS
+
+    with OllamaDouble(lambda _: chat("Error"), port=port) as server:
+        tested.look()
+        assert (tested.state, tested.breaker, tested.due()) == ("ready", "closed", False)
+        assert (len(server.loads), len(server.requests)) == (1, 0)
+    tested.close()
+
+
+def test_a_server_that_went_away_is_found_too_and_one_that_is_there_need_not_load_the_model(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock = Clock()
+    caplog.set_level("INFO", "logclf")
+    monkeypatch.setattr("logclf_daemon.stages._llm.server.QUICK_SECS", 0.5)
+    with stage(lambda _: chat("Error"), clock) as (tested, server):
+        ask(tested)
+        clock.now += LONGEST_PAUSE_SECS - 1
+        assert not tested.due()
+        clock.now += 1
+        assert tested.due()
+
+        server.loaded = None  # its keep_alive is over
+        tested.look()
+        assert (tested.state, tested.due(), len(server.loads)) == ("ready", False, 1)
+
+        clock.now += LONGEST_PAUSE_SECS
+        server.frozen.clear()
+        tested.look()
+        assert (tested.state, tested.breaker, tested.due()) == ("timeout", "open", False)
+
+    ours = [record for record in caplog.records if record.name == "logclf"]
+    told = [(record.levelname, record.getMessage().split(" detail")[0]) for record in ours]
+    assert told == [
+        ("INFO", "LLM ready model=qwen3:1.7b state=ready"),
+        ("WARNING", "LLM state changed state=timeout"),
+    ]
 
 
 # --- the breaker ---------------------------------------------------------------------------------------------------

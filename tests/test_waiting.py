@@ -203,6 +203,29 @@ def test_the_stage_is_warmed_up_before_the_first_question() -> None:
     asyncio.run(scenario())
 
 
+def test_a_stage_is_looked_at_when_that_is_due_one_look_at_a_time() -> None:
+    stage = SlowStage()
+
+    async def scenario() -> None:
+        room = WaitingRoom(stage)
+        room.look_again()
+        stage.looks = 0
+        for _ in range(3):
+            room.look_again()
+        await until(lambda: stage.looks == 1)
+        stage.go_on.set()
+
+        def again() -> bool:
+            room.look_again()
+            return stage.looks == 2
+
+        await until(again)
+        room.close()
+        room.look_again()
+
+    asyncio.run(scenario())
+
+
 class Flaky(SlowStage):
     """Answers, then is away for as long as the test says."""
 

@@ -49,6 +49,7 @@ from logclf_daemon.pipeline import Pipeline
 from logclf_daemon.state import StateDb
 from logclf_daemon.tap import Tap
 from logclf_daemon.telemetry import Running
+from logclf_daemon.waiting import look_after
 
 TAP_SECS = 0.2
 ROOM_SECS = 2.0
@@ -144,6 +145,7 @@ class Service:
                     self._reloads(),
                     self._count_seen(),
                     self._settle(),
+                    look_after(lambda: self._cascade.waiting),
                     feed_watchdog(pipeline),
                 )
             ]

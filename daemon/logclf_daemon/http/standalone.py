@@ -13,6 +13,7 @@ from logclf_daemon.errors import ConfigError
 from logclf_daemon.events import Bug, Reloaded, ReloadRefused, emit
 from logclf_daemon.freshness import Freshness, follow
 from logclf_daemon.telemetry import Running
+from logclf_daemon.waiting import look_after
 
 
 class Standalone:
@@ -47,8 +48,11 @@ class Standalone:
         return Running(self._config, self._parts, self._cascade, self._number, self._started, self._directory)
 
     async def watch(self) -> None:
-        """Reload when a rule or model file changed, and when people changed remembered verdicts elsewhere."""
-        await follow(self._reloading, self._look, self._reload, self._take_reviews)
+        """Reload when a rule or model file changed, and when people changed remembered verdicts; look after the LLM."""
+        await asyncio.gather(
+            follow(self._reloading, self._look, self._reload, self._take_reviews),
+            look_after(lambda: self._cascade.waiting),
+        )
 
     def _take_reviews(self, reviewed: int | None) -> None:
         if reviewed is not None and reviewed != self._reviewed:
