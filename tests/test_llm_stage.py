@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -97,6 +98,26 @@ def test_a_captured_answer_with_logprobs_is_read() -> None:
     assert 0 <= verdict.confidence <= 1
 
 
+@pytest.mark.parametrize("logprob", ["NaN", "Infinity", "1e400", "99999", "-1e400", "1e-300"])
+def test_a_logprob_that_is_none_makes_no_confidence_above_one(logprob: str) -> None:
+    status, body = with_shares("Error", {"Error": 0.9, "User Action": 0.1})
+    odd = re.sub(rb'"logprob": -?[\d.e-]+', b'"logprob": ' + logprob.encode(), body)
+    with stage(lambda _: (status, odd)) as (tested, _):
+        verdict = ask(tested)
+
+    assert verdict.label == "Error"
+    assert verdict.confidence is not None
+    assert 0 <= verdict.confidence <= 1
+
+
+def test_an_answer_nested_without_end_is_no_label() -> None:
+    answer = json.loads(chat("Error")[1])
+    answer["message"]["content"] = "[" * 100_000
+    with stage(lambda _: (200, json.dumps(answer).encode())) as (tested, _):
+        assert ask(tested).reason == "low_confidence"
+        assert tested.breaker == "closed"
+
+
 def test_confidence_is_the_share_of_the_label_where_it_starts() -> None:
     logprobs = [
         {"token": '{"', "logprob": 0.0},
@@ -182,6 +203,7 @@ def test_an_answer_that_is_no_label_is_an_abstention(answer: tuple[int, bytes]) 
         ((200, b"garbage"), "failing"),
         ((200, b"[1]"), "failing"),
         ((200, b'{"no": "message"}'), "failing"),
+        ((200, b"[" * 200_000), "failing"),
         (None, "failing"),
     ],
 )

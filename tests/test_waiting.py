@@ -311,6 +311,24 @@ def test_answers_are_remembered_and_failures_are_not() -> None:
     assert remembered == [("good", "Error")]
 
 
+def test_an_answer_that_cannot_be_remembered_counts_and_holds_up_no_other() -> None:
+    stage = SlowStage({"a": "Error", "b": "Error"})
+    stage.go_on.set()
+
+    def forgets(asked: Question, verdict: Verdict) -> None:
+        raise RuntimeError("bug")
+
+    async def scenario() -> None:
+        room = WaitingRoom(stage, remember=forgets)
+        asked = [room.ask(question(text), 1) for text in "ab"]
+        verdicts = await room.collect([(future, 1) for future in asked if not isinstance(future, Verdict)])
+
+        assert [verdict.label for verdict in verdicts] == ["Error", "Error"]
+        await until(lambda: room.questions == 0)
+
+    asyncio.run(scenario())
+
+
 def test_a_bug_in_the_stage_is_an_abstention() -> None:
     class Broken(SlowStage):
         def classify(self, questions: object) -> list[Verdict | None]:

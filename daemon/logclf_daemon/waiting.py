@@ -252,7 +252,10 @@ class WaitingRoom:
         verdict = verdict or abstention("low_confidence")
         self._worked = self._worked or not verdict.abstained
         if self._remember is not None and not verdict.abstained:
-            self._remember(question, verdict)
+            try:
+                self._remember(question, verdict)
+            except Exception as error:  # the answer counts all the same
+                emit(Bug(where="stage verdicts", error=repr(error)))
         return verdict
 
     def _land(self, flight: _Flight, verdict: Verdict) -> None:
