@@ -95,6 +95,14 @@ def test_the_documented_configuration_is_valid(tmp_path: Path) -> None:
         ("llm: {url: 'file:/no/such/file'}\n", "config.yaml:1: llm.url: /no/such/file cannot be read"),
         ("labels: {Only: one}\n", "config.yaml:1: labels: at least two labels are needed"),
         ("labels: {Unclassified: x, Other: y}\n", "'Unclassified' is what the daemon says when it is unsure"),
+        ("labels: {'': x, Other: y}\n", "config.yaml:1: labels: '' is no name; write at most 100 printable characters"),
+        ('labels: {"two\\nlines": x, Other: y}\n', "config.yaml:1: labels: 'two\\nlines' is no name"),
+        ('labels: {"\\u202egnp": x, Other: y}\n', "config.yaml:1: labels: '\\u202egnp' is no name"),
+        (
+            "llm:\n  protected_labels:\n  - Error\n  - Securty Alert\n",
+            "config.yaml:4: llm.protected_labels.1: 'Securty Alert' is not a label; did you mean 'Security Alert'?",
+        ),
+        ("record:\n  meanings:\n    Eror: {}\n", "config.yaml:3: record.meanings.Eror: 'Eror' is not a label; did you"),
         ("http: {listen: '127.0.0.1:1', token: ''}\n", "config.yaml:1: http.token: is empty"),
         (
             "http: {token: 'file:/dev/null'}\n",

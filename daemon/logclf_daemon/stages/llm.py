@@ -110,6 +110,7 @@ class LlmStage:
         prior = "-prior" if options.prior_correction else ""
         self.key = f"{options.model}/{taxonomy.digest}/{PROMPT_VERSION}{shown}{prior}"
         self.state = "unknown"
+        self.trouble = ""  # what is wrong and what to do, where the state is a failure
         self.spent: Spent | None = None  # by the last answer
         self.said: Said | None = None  # in the last answer
         self._prior: tuple[str, Shares | None] | None = None  # and the digest of the model it is of
@@ -284,7 +285,7 @@ class LlmStage:
         if failed.state is None:
             return abstention(failed.reason)
         with self._lock:
-            changed, self.state = self.state != failed.state, failed.state
+            changed, self.state, self.trouble = self.state != failed.state, failed.state, failed.detail
             self._breaker.failed()
         if changed and failed.state == "absent" and self.options.enabled == "auto" and not self._was_ready:
             emit(LlmAbsent(url=self.shown_url))
