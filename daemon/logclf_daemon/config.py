@@ -146,6 +146,7 @@ class Config(_Section):
 
     @model_validator(mode="after")
     def _labels_that_are_named_exist(self) -> Self:
+        named: list[tuple[str, tuple[str | int, ...]]]
         named = [(label, ("record", "meanings", label)) for label in self.record.meanings]
         if self.llm.protected_labels != LlmOptions().protected_labels:  # the default is for those who have that label
             named += [(label, ("llm", "protected_labels", at)) for at, label in enumerate(self.llm.protected_labels)]
