@@ -259,6 +259,34 @@ def test_hangup_reads_the_configuration_again(tmp_path: Path) -> None:
         assert daemon.stop() == 0
 
 
+def holds_hangups(daemon: Daemon) -> bool:
+    status = Path(f"/proc/{daemon.pid}/status").read_text()
+    blocked = int(status.partition("SigBlk:")[2].split()[0], 16)
+    return bool(blocked & 1 << signal.SIGHUP - 1)
+
+
+@pytest.mark.parametrize("command", [("run", "--tail", "/nowhere/*.log"), ("serve", "--listen", "127.0.0.1:0")])
+def test_a_hangup_during_the_start_is_answered_after_it(tmp_path: Path, command: tuple[str, ...]) -> None:
+    does, *arguments = command
+    with Daemon(*arguments, "--state-dir", str(tmp_path), *QUIET, does=does) as daemon:
+        daemon.wait_for(holds_hangups)
+        assert not daemon.said
+        daemon.signal(signal.SIGHUP)
+
+        daemon.wait_for(lambda daemon: "reloaded generation=2" in daemon.said)
+        assert daemon.stop() == 0
+
+
+def test_a_hangup_during_the_end_changes_nothing(tmp_path: Path) -> None:
+    with Daemon("--tail", str(tmp_path / "*.log"), "--state-dir", str(tmp_path), *QUIET) as daemon:
+        daemon.ready()
+        daemon.signal(signal.SIGTERM)
+        while daemon.alive:
+            daemon.signal(signal.SIGHUP)
+
+        assert daemon.ended() == 0
+
+
 def test_the_llm_is_asked_once_a_template_and_its_answer_survives_a_restart(tmp_path: Path) -> None:
     log, config = tmp_path / "app.log", tmp_path / "config.yaml"
     log.touch()
