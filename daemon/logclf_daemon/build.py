@@ -16,6 +16,7 @@ from logclf_daemon.enrichment import Enrichment
 from logclf_daemon.errors import ConfigError, ServiceUnavailable, StageError
 from logclf_daemon.events import OwnLabels, StateTrouble, count_from_zero, emit, model_llm_answers
 from logclf_daemon.generation import Generation
+from logclf_daemon.inputs.files import FilesInput
 from logclf_daemon.notify import notify_step
 from logclf_daemon.outputs.jsonl import JsonlOutput, JsonlOutputOptions
 from logclf_daemon.pipeline import OutputSlot, Pipeline
@@ -250,6 +251,8 @@ def build_pipeline(
         kind = options.type  # type: ignore[attr-defined]  # every member of the union has it
         with located(config, "inputs", at):
             inputs.append(INPUTS[kind].create(options, f"{kind}.{at}", services))
+    if state is not None:
+        _keep_positions(inputs, state)
     outputs: list[OutputSlot] = []
     for at, options in enumerate(config.outputs):
         kind = options.type  # type: ignore[attr-defined]
@@ -267,6 +270,14 @@ def build_pipeline(
         dead_letter=dead_letter_of(config),
         parts=state,
     )
+
+
+def _keep_positions(inputs: Sequence[Input], state: StateDb) -> None:
+    """What an input has read is known also where its place in the configuration, and so its name, is another."""
+    state.move_files({source.name: source.matches for source in inputs if isinstance(source, FilesInput)})
+    journals = [source.name for source in inputs if source.name.startswith("journald.")]
+    if len(journals) == 1:
+        state.move_journal(journals[0])
 
 
 def dead_letter_of(config: Config) -> JsonlOutput | None:

@@ -14,7 +14,7 @@ import shutil
 import sqlite3
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     import sqlite_utils  # a third of a second to import: only where a table is made or a report is asked for
 
 FILE_NAME = "state.db"
+JOURNAL = "journal:"  # begins the source of a journal; the input's name follows
 APPLICATION_ID = 0x4C4F4743  # "LOGC"
 VERSION = 1
 LEAST_FREE_BYTES = 256 << 10  # with less, SQLite may not even open what is there: it makes files beside it
@@ -181,6 +182,56 @@ class StateDb:
             )
             for row in rows
         ]
+
+    def sources(self, beginning: str) -> list[str]:
+        """The keys of all sources that begin like this, whichever input has them."""
+        with self._lock:
+            rows = self.connection.execute("SELECT source FROM offsets").fetchall()
+        return [row[0] for row in rows if row[0].startswith(beginning)]
+
+    def move_files(self, inputs: Mapping[str, Callable[[bytes], bool]]) -> bool:
+        """Give each file to an input whose patterns match its name, if its own does not (any more).
+
+        An input is called by its place in the configuration. Where another one is put before it, what it has read
+        must not come again.
+        """
+        with self._lock:
+            rows = self.connection.execute("SELECT source, input, device, inode, path FROM offsets").fetchall()
+        held = {(owner, device, inode) for _, owner, device, inode, _ in rows if inode != "0"}
+        moves: list[tuple[str, str]] = []
+        for source, owner, device, inode, path in rows:
+            if source.startswith(JOURNAL) or (owner in inputs and inputs[owner](path)):
+                continue
+            fitting = (name for name, matches in inputs.items() if (name, device, inode) not in held and matches(path))
+            if (name := next(fitting, None)) is not None:
+                held.discard((owner, device, inode))
+                held.add((name, device, inode))
+                moves.append((name, source))
+        return self._change([("UPDATE offsets SET input = ? WHERE source = ?", moves)])
+
+    def move_journal(self, name: str) -> bool:
+        """Give the only cursor of a journal to the only input that reads one."""
+        known, source = self.sources(JOURNAL), JOURNAL + name
+        if len(known) != 1 or known == [source]:
+            return True
+        return self._change(
+            [
+                ("UPDATE offsets SET source = ?, input = ? WHERE source = ?", [(source, name, known[0])]),
+                ("UPDATE intents SET source = ? WHERE source = ?", [(source, known[0])]),
+            ]
+        )
+
+    def _change(self, steps: Sequence[tuple[str, Sequence[Sequence[object]]]]) -> bool:
+        """What is done once, at the start; False: the disk did not take it."""
+        with self._lock:
+            try:
+                with self._transaction() as execute_many:
+                    for sql, rows in steps:
+                        execute_many(sql, rows)
+            except sqlite3.Error as error:
+                emit(StateTrouble(what="commit", path=self.path, detail=str(error)))
+                return False
+        return True
 
     def load_intents(self, name: str) -> dict[str, list[Intent]]:
         """The ranges that were under way, by source and in file order."""

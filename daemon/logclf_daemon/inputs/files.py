@@ -178,6 +178,10 @@ class FilesInput:
             if self._owns_state:
                 self._state.close()
 
+    def matches(self, path: bytes) -> bool:
+        """Whether a file of this name is one to read."""
+        return self._tailer.catalog.matches(path)
+
     @property
     def unread_secs(self) -> float:
         """How long the oldest line that was not read has been there."""

@@ -33,6 +33,7 @@ class Globs:
         self._patterns = [os.path.abspath(os.fsencode(path)) for path in paths]  # noqa: PTH100
         self._exclude = [re.compile(fnmatch.translate(pattern)).match for pattern in exclude]
         self._inflate = inflate
+        self._wholes = [_whole(pattern) for pattern in self._patterns]
         self._prefixes = [re.compile(prefix).fullmatch for pattern in self._patterns for prefix in _prefixes(pattern)]
         self.empty: list[bytes] = []
         self._ways = {pattern: _way(pattern) for pattern in self._patterns}
@@ -43,6 +44,10 @@ class Globs:
     def folders(self) -> set[bytes]:
         """The fixed part of each pattern: where something new may appear."""
         return {_fixed_part(pattern) for pattern in self._patterns}
+
+    def matches(self, path: bytes) -> bool:
+        """Whether a file of this name is one of ours, wherever it is now."""
+        return any(whole.fullmatch(path) for whole in self._wholes) and not self._excluded(path)
 
     def find(self) -> dict[Identity, Seen]:
         """Every regular file that matches.
@@ -144,6 +149,13 @@ def _way(pattern: bytes) -> list[tuple[bytes, bool]]:
             found.append((folder, magic))
         several = several or magic
     return found
+
+
+def _whole(pattern: bytes) -> re.Pattern[bytes]:
+    """A regular expression for what the pattern matches."""
+    *folders, name = pattern.split(b"/")[1:]
+    way = b"".join(b"(?:[^/]+/)*" if part == b"**" else _part(part) + b"/" for part in folders)
+    return re.compile(b"(?s:/" + way + (b".*" if name == b"**" else _part(name)) + b")")
 
 
 def _prefixes(pattern: bytes) -> list[bytes]:
