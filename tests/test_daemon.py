@@ -13,7 +13,7 @@ import msgpack
 import pytest
 from click.testing import CliRunner
 
-from daemon_process import Daemon, rules_file
+from daemon_process import Daemon, command, rules_file
 from forward_sink import ForwardSink
 from logclf_daemon.cli import main
 from model_doubles import LABELS, tiny_model
@@ -404,3 +404,24 @@ def test_a_running_daemon_tells_its_state_and_reloads_on_request(tmp_path: Path)
     gone = control("status", *state)
     assert gone.returncode == 69
     assert "no daemon answers" in gone.stderr
+
+
+@pytest.mark.parametrize("to", ["a file", "standard output"])
+def test_an_output_that_the_patterns_match_does_not_feed_itself(tmp_path: Path, to: str) -> None:
+    out = tmp_path / "classified.log"
+    append(tmp_path / "app.log", "one", "two")
+    watched = ["--tail", str(tmp_path / "*.log"), "--state-dir", str(tmp_path / "state"), *QUIET, "--no-model"]
+    target = ["--to", str(out)] if to == "a file" else []
+
+    for _ in range(2):
+        with out.open("ab") as standard_output:
+            done = subprocess.run(
+                [*command(), "run", "--once", *watched, *target],
+                stdout=standard_output,
+                stderr=subprocess.PIPE,
+                timeout=60,
+                check=True,
+            )
+
+    assert [json.loads(line)["log"] for line in out.read_text().splitlines()] == ["one", "two"]
+    assert b"is what this daemon writes" in done.stderr

@@ -245,7 +245,7 @@ def build_pipeline(
     Raises:
         ConfigError: An input or output can never work as configured.
     """
-    services = {"state": state, "once": once, "sockets": sockets}
+    services = {"state": state, "once": once, "sockets": sockets, "own_files": _own_files(config)}
     inputs: list[Input] = []
     for at, options in enumerate(config.inputs):
         kind = options.type  # type: ignore[attr-defined]  # every member of the union has it
@@ -270,6 +270,14 @@ def build_pipeline(
         dead_letter=dead_letter_of(config),
         parts=state,
     )
+
+
+def _own_files(config: Config) -> list[str]:
+    """The files the daemon will write, standard output among them if it leads to one."""
+    paths = [options.path for options in config.outputs if isinstance(options, JsonlOutputOptions)]
+    if config.delivery.dead_letter is not None:
+        paths.append(str(config.delivery.dead_letter))
+    return ["/proc/self/fd/1" if path == "-" else path for path in paths]
 
 
 def _keep_positions(inputs: Sequence[Input], state: StateDb) -> None:

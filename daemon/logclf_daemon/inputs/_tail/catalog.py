@@ -46,7 +46,7 @@ class Catalog:
         self._notes = notes
         self._ready = ready
         self._changed = changed
-        self._globs = Globs(filesystem, settings.paths, settings.exclude, inflate=settings.gzip)
+        self._globs = Globs(filesystem, settings.paths, settings.exclude, inflate=settings.gzip, own=settings.own)
         self._files = OpenFiles(filesystem, settings.max_open_files)
         self._orphans = Orphans()
         self._loaded: list[Offset] = []
