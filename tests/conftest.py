@@ -25,7 +25,7 @@ REQUIRED = set(os.environ.get("LOGCLF_TEST_REQUIRE", "").split(","))
 @pytest.fixture(autouse=True)
 def _private_places(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """No test uses the user's state or environment, and what one logged holds back nothing in the next."""
-    limiter = events._Limiter()
+    limiter = events.limiter()
     monkeypatch.setattr(events, "_limiter", limiter)
     monkeypatch.setenv("STATE_DIRECTORY", str(tmp_path / "state"))
     monkeypatch.delenv("NOTIFY_SOCKET", raising=False)

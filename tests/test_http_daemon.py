@@ -169,7 +169,8 @@ def test_the_commands_of_the_page_on_http_get_labels(tmp_path: Path) -> None:
 
 
 def test_an_asgi_server_makes_the_app_by_its_factory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("LOGCLF_CONFIG", str(configuration(tmp_path)))
+    (rules := tmp_path / "rules").mkdir()
+    monkeypatch.setenv("LOGCLF_CONFIG", str(configuration(tmp_path, {"paths": [str(rules)]})))
 
     async def scenario() -> None:
         app = create_app()
@@ -179,5 +180,13 @@ def test_an_asgi_server_makes_the_app_by_its_factory(tmp_path: Path, monkeypatch
         ):
             answer = await client.post("/api/v1/classify", json={"records": [{"log_message": LINE}]})
             assert answer.json()["records"][0]["label"] == "Security Alert"
+
+            rules_file(rules / "own.yaml", "Workflow Error")
+            async with asyncio.timeout(60):
+                label = None
+                while label != "Workflow Error":  # it follows what is saved
+                    answer = await client.post("/api/v1/classify", json={"records": [{"log_message": "boom"}]})
+                    label = answer.json()["records"][0]["label"]
+                    await asyncio.sleep(0.2)
 
     asyncio.run(scenario())

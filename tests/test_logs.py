@@ -83,7 +83,7 @@ class Time:
 @pytest.fixture
 def passing(monkeypatch: pytest.MonkeyPatch) -> Time:
     passing = Time()
-    monkeypatch.setattr(events, "_limiter", events._Limiter(lambda: passing.now, passing.later))
+    monkeypatch.setattr(events, "_limiter", events.limiter(lambda: passing.now, passing.later))
     return passing
 
 

@@ -30,10 +30,12 @@ rules:
 """
 
 
-def load(tmp_path: Path, text: str, *, name: str = "own.yaml", taxonomy: Taxonomy | None = None) -> RuleSet:
+def load(
+    tmp_path: Path, text: str, *, name: str = "own.yaml", taxonomy: Taxonomy | None = None, soon: bool = False
+) -> RuleSet:
     path = tmp_path / name
     path.write_text(text)
-    return load_rules(RulesOptions(paths=(tmp_path,), builtin=False), taxonomy or Taxonomy(), None)
+    return load_rules(RulesOptions(paths=(tmp_path,), builtin=False), taxonomy or Taxonomy(), None, soon=soon)
 
 
 def winner(rules: RuleSet, line: bytes, source: str = "x") -> str | None:
@@ -170,18 +172,18 @@ def test_without_hyperscan_the_other_engine_is_used(monkeypatch: pytest.MonkeyPa
     assert engines.engine_complaint(Pattern("a b")) is None
 
 
-@pytest.mark.parametrize("many", [engines.MANY, 1])
+@pytest.mark.parametrize("soon", [False, True])
 def test_a_pattern_that_takes_for_ever_to_compile_is_refused_by_name(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, many: int
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, soon: bool
 ) -> None:
     monkeypatch.setattr(child, "DEADLINE_SECS", 1.5)
     monkeypatch.setattr(child, "ALONE_SECS", 0.5)
-    monkeypatch.setattr(engines, "MANY", many)
+    monkeypatch.setattr(engines, "MANY", 1)
     bomb = "|".join(f"w{number}.{{0,40}}x{number}" for number in range(600))  # RE2 takes it, compiling takes 2.6 s
     text = GOOD + f"  - {{id: bomb, label: Error, pattern: '{bomb}', examples: ['w1x1']}}\n"
 
     with pytest.raises(ConfigError) as error:
-        load(tmp_path, text)
+        load(tmp_path, text, soon=soon)
 
     assert "own.yaml:9: bomb: compiling takes too long" in str(error.value)
 
@@ -212,14 +214,14 @@ def test_compiled_rules_are_kept_and_loaded_again(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("soon", "first", "compiled"), [(False, engines.Halves, 2), (True, Re2Engine, 0)], ids=["in halves", "soon"]
+    ("apart", "first", "compiled"), [(True, engines.Halves, 2), (False, Re2Engine, 0)], ids=["own", "shipped"]
 )
-def test_many_patterns_are_joined_later(tmp_path: Path, soon: bool, first: type, compiled: int) -> None:
+def test_many_patterns_are_joined_later(tmp_path: Path, apart: bool, first: type, compiled: int) -> None:
     patterns = tuple(Pattern(f"word{number}x") for number in range(engines.MANY + 1))
     lines = [b"none", b"word7x word400x word6x", b"word0x"]
     found = [(1, 6), (1, 7), (1, 400), (2, 0)]
 
-    engine = engines.engine_for(patterns, tmp_path, soon=soon)
+    engine = engines.engine_for(patterns, tmp_path, apart=apart, soon=True)
     assert isinstance(engine, engines.Provisional)
     assert isinstance(engine._engine, first)
     assert sorted(hit[:2] for hit in engine.hits(lines)) == found
@@ -230,14 +232,15 @@ def test_many_patterns_are_joined_later(tmp_path: Path, soon: bool, first: type,
     assert isinstance(engine._engine, HyperscanEngine)
     assert sorted(hit[:2] for hit in engine.hits(lines)) == found
     assert len(list(tmp_path.iterdir())) == compiled + 1
-    assert engines.engine_for(patterns, tmp_path) is engine
+    assert engines.engine_for(patterns, tmp_path, apart=apart) is engine
 
     engines._known.clear()
-    assert isinstance(engines.engine_for(patterns, tmp_path, soon=True), HyperscanEngine)
+    assert isinstance(engines.engine_for(patterns, tmp_path, apart=apart, soon=True), HyperscanEngine)
 
 
 def test_what_is_too_much_together_stays_in_parts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    engine = engines.engine_for(tuple(Pattern(f"part{number}x") for number in range(engines.MANY + 1)), tmp_path)
+    many = tuple(Pattern(f"part{number}x") for number in range(engines.MANY + 1))
+    engine = engines.engine_for(many, tmp_path, apart=True, soon=True)
     calls = []
 
     def too_costly(*_patterns: object, **_how: object) -> NoReturn:
@@ -252,12 +255,13 @@ def test_what_is_too_much_together_stays_in_parts(tmp_path: Path, monkeypatch: p
     assert [hit[:2] for hit in engine.hits([b"part9x"])] == [(0, 9)]
 
 
-def test_few_patterns_and_those_nobody_has_looked_at_are_compiled_at_once(tmp_path: Path) -> None:
+def test_few_patterns_are_compiled_at_once_and_many_where_nobody_is_in_a_hurry(tmp_path: Path) -> None:
     few = tuple(Pattern(f"few{number}x") for number in range(engines.SOME))
     unknown = tuple(Pattern(f"own{number}x") for number in range(engines.SOME + 1))
 
     assert isinstance(engines.engine_for(few, tmp_path, soon=True), HyperscanEngine)
     assert isinstance(engines.engine_for(unknown, tmp_path, apart=True, soon=True), HyperscanEngine)
+    assert isinstance(engines.engine_for(unknown, tmp_path), HyperscanEngine)
 
 
 def test_engines_not_used_for_long_are_let_go(tmp_path: Path) -> None:

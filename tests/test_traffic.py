@@ -132,6 +132,8 @@ def test_a_look_at_full_load_counts_every_verdict_and_leaves_the_templates_for_l
     assert not traffic._known.values()
     clock.now += SETTLE_SECS + 1
     classify(tested, b"disk full")
+    assert [seen.count for seen in traffic._known.values()] == [2] * FEW
+    classify(tested)
 
     assert [seen.count for seen in traffic._known.values()] == [2] * len(many)
     assert value("logclf_verdicts_total", **none) - before == 2 * len(many)

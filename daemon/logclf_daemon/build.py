@@ -14,7 +14,7 @@ from logclf_daemon.cascade import Cascade
 from logclf_daemon.config import Config, located, saved_rules, state_directory
 from logclf_daemon.enrichment import Enrichment
 from logclf_daemon.errors import ConfigError, ServiceUnavailable, StageError
-from logclf_daemon.events import OwnLabels, StateTrouble, count_from_zero, emit, model_llm_answers
+from logclf_daemon.events import Bug, OwnLabels, StateTrouble, count_from_zero, emit, model_llm_answers
 from logclf_daemon.generation import Generation
 from logclf_daemon.inputs.files import FilesInput
 from logclf_daemon.notify import notify_step
@@ -55,7 +55,7 @@ class Parts:
 def build_parts(config: Config, state: Path | None, before: Parts | None = None, *, soon: bool = False) -> Parts:
     """Load rules, model, memory and LLM client. `state` None: nothing is remembered.
 
-    `soon` is for those who will `join` the rules in a thread beside.
+    `soon` is for those who `settle` them afterwards.
 
     Raises:
         ConfigError: Something cannot be used; nothing was changed.
@@ -85,6 +85,14 @@ def build_parts(config: Config, state: Path | None, before: Parts | None = None,
     if memory is not None:
         memory.head = model.digest[:16] if model is not None else ""
     return Parts(config, rules, model, memory, llm)
+
+
+def settle(parts: Parts) -> None:
+    """What `soon` put off. For a thread beside; if it fails the rules go on as they are, only slower."""
+    try:
+        parts.rules.join()
+    except ValueError as error:
+        emit(Bug(where="rules", error=str(error)))
 
 
 def unused_by_own_labels(parts: Parts) -> OwnLabels | None:
@@ -227,6 +235,7 @@ def close(cascade: Cascade, parts: Parts) -> None:
     if cascade.waiting is not None:
         cascade.waiting.close()
     cascade.close()
+    cascade.traffic.settle()
     if parts.memory is not None and (seen := cascade.take_seen()):
         parts.memory.saw(seen)
     parts.close()

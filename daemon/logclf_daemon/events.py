@@ -9,15 +9,14 @@ from __future__ import annotations
 
 import atexit
 import logging
-import threading
 import time
 from collections.abc import Callable, Iterable, Mapping
-from contextlib import suppress
 from dataclasses import dataclass, fields
-from typing import ClassVar, Protocol
+from typing import ClassVar
 
 from prometheus_client import Counter
 
+from logclf_daemon.limiter import Alarm, Limiter, later
 from logclf_daemon.metrics import counter, gauge, seconds
 
 LOGGER = logging.getLogger("logclf")
@@ -63,90 +62,9 @@ def _printable(fact: object) -> str:
     return '"' + text.encode("unicode_escape", "backslashreplace").decode("ascii").replace('"', '\\"') + '"'
 
 
-@dataclass(slots=True)
-class _Told:
-    """When an event like this was logged last, how many were held back since, and the newest of them."""
-
-    at: float
-    held: int = 0
-    newest: Event | None = None
-
-
-class Alarm(Protocol):
-    """Something that was put off; `threading.Timer` is one."""
-
-    def cancel(self) -> None:
-        """It shall not happen any more."""
-
-
-def _later(secs: float, call: Callable[[], None]) -> Alarm:
-    timer = threading.Timer(secs, call)
-    timer.daemon = True
-    timer.start()
-    return timer
-
-
-class _Limiter:
-    """At most one log line for each key in `QUIET_SECS`; what is held back is told at the end of that time."""
-
-    def __init__(
-        self,
-        clock: Callable[[], float] = time.monotonic,
-        later: Callable[[float, Callable[[], None]], Alarm] = _later,
-    ) -> None:
-        self._clock = clock
-        self._later = later
-        self._told: dict[tuple[object, ...], _Told] = {}
-        self._alarm: Alarm | None = None
-        self._lock = threading.Lock()
-
-    def held_back(self, event: Event) -> int | None:
-        """How many events like this one were held back since the last, or None: hold this one back too."""
-        key = (type(event), *(getattr(event, name) for name in event.labels))
-        with self._lock:
-            now, told = self._clock(), self._told.get(key)
-            if told is None:
-                if len(self._told) > 1000:
-                    self._told = {key: told for key, told in self._told.items() if told.held}
-                self._told[key] = _Told(now)
-                return 0
-            if now - told.at < QUIET_SECS:
-                told.held, told.newest = told.held + 1, event
-                self._set_alarm(now)
-                return None
-            held, told.at, told.held, told.newest = told.held, now, 0, None
-            return held
-
-    def flush(self, quiet_secs: float = 0.0) -> None:
-        """Tell what was held back, of events that were last told `quiet_secs` ago."""
-        due: list[tuple[Event, int]] = []
-        with self._lock:
-            now, self._alarm = self._clock(), None
-            for told in self._told.values():
-                if told.newest is not None and now - told.at >= quiet_secs:
-                    due.append((told.newest, told.held - 1))
-                    told.at, told.held, told.newest = now, 0, None
-            self._set_alarm(now)
-        for event, held in due:
-            _log(event, held, traceback=False)
-
-    def _set_alarm(self, now: float) -> None:
-        waiting = [told.at for told in self._told.values() if told.held]
-        if waiting and self._alarm is None:
-            # RuntimeError: no thread can be started now. Then the next event like this tells it.
-            with suppress(RuntimeError):
-                self._alarm = self._later(max(0.0, min(waiting) + QUIET_SECS - now), lambda: self.flush(QUIET_SECS))
-
-    def close(self) -> None:
-        """Tell nothing more."""
-        with self._lock:
-            self._told.clear()
-            if self._alarm is not None:
-                self._alarm.cancel()
-
-
-_limiter = _Limiter()
-atexit.register(lambda: _limiter.flush())
+def limiter(clock: Callable[[], float] = time.monotonic, later: Callable[..., Alarm] = later) -> Limiter[Event]:
+    """For events that repeat."""
+    return Limiter(_log_held, QUIET_SECS, clock, later)
 
 
 def emit(event: Event) -> None:
@@ -154,15 +72,25 @@ def emit(event: Event) -> None:
     event.count_it()
     if not LOGGER.isEnabledFor(event.level):
         return
-    held = _limiter.held_back(event) if event.level != logging.INFO and not event.asked_for else 0
+    held: int | None = 0
+    if event.level != logging.INFO and not event.asked_for:
+        held = _limiter.held_back((type(event), *(getattr(event, name) for name in event.labels)), event)
     if held is not None:
         _log(event, held, traceback=event.traceback)
+
+
+def _log_held(event: Event, held: int) -> None:
+    _log(event, held, traceback=False)  # it is not being handled any more
 
 
 def _log(event: Event, held: int, *, traceback: bool) -> None:
     more = f" (and {held} more like this)" if held else ""
     extra = {"facts": event.facts(), "held_back": held}  # for formatters that write fields
     LOGGER.log(event.level, "%s%s", event.text(), more, exc_info=traceback, extra=extra)
+
+
+_limiter = limiter()
+atexit.register(lambda: _limiter.flush())
 
 
 # --- the ledger -----------------------------------------------------------------------------------------------------

@@ -22,6 +22,7 @@ from logclf_daemon.build import (
     generation_of,
     open_state,
     reviews,
+    settle,
     tell_unused,
     waiting_room,
 )
@@ -30,7 +31,6 @@ from logclf_daemon.config import Config, located
 from logclf_daemon.control import Answer, ControlServer, socket_path
 from logclf_daemon.errors import ConfigError, NoRoom
 from logclf_daemon.events import (
-    Bug,
     Reloaded,
     ReloadRefused,
     SocketNotUsed,
@@ -344,10 +344,7 @@ class Service:
         """After a start or reload: what was put off to be ready sooner, and memory nobody needs any more."""
         while True:
             self._swapped.clear()
-            try:
-                await asyncio.to_thread(self._parts.rules.join)
-            except ValueError as error:  # the rules go on as they are, ten times as slow
-                emit(Bug(where="rules", error=str(error)))
+            await asyncio.to_thread(settle, self._parts)
             await asyncio.sleep(SETTLED_SECS)
             await asyncio.to_thread(give_back)
             await self._swapped.wait()

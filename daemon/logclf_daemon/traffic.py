@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import time
 from array import array
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Callable, Iterable, Mapping
 from typing import Protocol
 from weakref import WeakSet
@@ -24,7 +24,7 @@ MINUTES = 60
 EXAMPLE_BYTES = 1000
 SETTLE_SECS = 5.0
 MAX_PENDING = 8192  # distinct answers
-FEW = 512  # distinct answers, settled in under a millisecond
+FEW = 512  # distinct answers, entered in under a millisecond
 
 
 class Seen:
@@ -93,7 +93,8 @@ class Answered(Protocol):
 class Traffic:
     """The templates met lately, and the count of verdicts. Belongs to the loop that classifies.
 
-    A batch only adds to one dict, in C; what it means is worked out every few seconds, or when somebody looks.
+    A batch only adds to one dict, in C; what it means is worked out every few seconds, a part with each batch, or when
+    somebody looks.
     """
 
     def __init__(self, limit: int = LIMIT, clock: Callable[[], float] = time.time) -> None:
@@ -101,7 +102,7 @@ class Traffic:
         self._clock = clock
         self._turn = 0  # goes up when the older half is forgotten: then an answer's pointer is looked up anew
         self._pending: Counter[Answered | None] = Counter()
-        self._counted: list[Counter[Answered | None]] = []  # their verdicts are, their templates wait
+        self._counted: deque[tuple[Answered | None, int]] = deque()  # their verdicts are, their templates wait
         self._pending_since = self._last_at = clock()
         self._used: Counter[tuple[str, str]] = Counter()
         _ALIVE.add(self)
@@ -116,23 +117,22 @@ class Traffic:
     def add(self, answers: Iterable[Answered | None]) -> None:
         """The answers of a batch, one for each line; None for those that are not known yet."""
         now = self._clock()
-        if self._waiting and (now - self._pending_since > SETTLE_SECS or len(self._pending) > MAX_PENDING):
-            self.settle()
-        if not self._waiting:
+        if not self._pending:
             self._pending_since = now
+        elif now - self._pending_since > SETTLE_SECS or len(self._pending) > MAX_PENDING:
+            self._count()
+            self._pending_since = now
+        if self._counted:
+            self._enter(max(FEW, len(self._counted) // 4))
         self._last_at = now
         self._pending.update(answers)
-
-    @property
-    def _waiting(self) -> bool:
-        return bool(self._pending or self._counted)
 
     def count(self) -> None:
         """Count the verdicts of what was added; if it is much, leave its templates for later.
 
         At full load those take longer than all else that a scrape asks for.
         """
-        if len(self._pending) <= FEW:
+        if len(self._pending) + len(self._counted) <= FEW:
             self.settle()
         else:
             self._count()
@@ -140,18 +140,13 @@ class Traffic:
     def settle(self) -> None:
         """Work out what was added."""
         self._count()
-        counted, self._counted = self._counted, []
-        for answers in counted:
-            self._enter(answers)
-        if len(self._known.young) >= self._known.limit:
-            self._known.trim()
-            self._turn += 1
+        self._enter(len(self._counted))
 
     def _count(self) -> None:
         if not self._pending:
             return
         pending, self._pending = self._pending, Counter()
-        self._counted.append(pending)
+        self._counted.extend(pending.items())
         series: dict[Counted, int] = {}
         for answer, count in pending.items():
             if answer is not None:
@@ -159,8 +154,10 @@ class Traffic:
         for one, count in series.items():
             one.inc(count)
 
-    def _enter(self, answers: Mapping[Answered | None, int]) -> None:
-        for answer, count in answers.items():
+    def _enter(self, at_most: int) -> None:
+        """The templates of so many of those whose verdicts are counted."""
+        for _ in range(min(at_most, len(self._counted))):
+            answer, count = self._counted.popleft()
             if answer is None:
                 continue
             seen = answer.seen
@@ -172,10 +169,13 @@ class Traffic:
             if answer.verdict.stage == "llm":
                 self._used[seen.template, seen.source] += count
             seen.add(count, self._last_at)
+        if len(self._known.young) >= self._known.limit:
+            self._known.trim()
+            self._turn += 1
 
     def take_used(self) -> Mapping[tuple[str, str], int]:
-        """How many records each verdict of the LLM or a person answered since this was last asked."""
-        self.settle()
+        """How many records each verdict of the LLM or a person answered since this was last asked, once settled."""
+        self.count()
         used, self._used = self._used, Counter()
         return used
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager
 from typing import Any
 
 from fastapi import FastAPI
@@ -47,13 +47,15 @@ def create_app(host: Host | None = None, options: HttpOptions | None = None) -> 
 
     @asynccontextmanager
     async def lifespan(_app: FastAPI) -> AsyncIterator[None]:
-        looking = asyncio.create_task(history.run())
+        background = [asyncio.create_task(history.run())]
+        if own is not None:
+            background.append(asyncio.create_task(own.watch()))
         try:
             yield
         finally:
-            looking.cancel()
-            with suppress(asyncio.CancelledError):
-                await looking
+            for task in background:
+                task.cancel()
+            await asyncio.gather(*background, return_exceptions=True)
             if own is not None:
                 own.close()
 

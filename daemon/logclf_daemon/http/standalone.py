@@ -7,7 +7,7 @@ import os
 import time
 from pathlib import Path
 
-from logclf_daemon.build import build_parts, cascade_of, close, generation_of, reviews, tell_unused
+from logclf_daemon.build import build_parts, cascade_of, close, generation_of, reviews, settle, tell_unused
 from logclf_daemon.config import DEFAULT_PATH, Config, load_config, located, state_directory
 from logclf_daemon.errors import ConfigError
 from logclf_daemon.events import Reloaded, ReloadRefused, emit
@@ -29,7 +29,7 @@ class Standalone:
         self._config = config
         self._files = Freshness(self._directory)
         self._files.note(config)
-        self._parts = build_parts(config, self._directory)
+        self._parts = build_parts(config, self._directory, soon=True)
         tell_unused(self._parts)
         self._reviewed = reviews(self._parts)
         self._reloading = asyncio.Lock()
@@ -48,6 +48,7 @@ class Standalone:
 
     async def watch(self) -> None:
         """Reload when a rule or model file changed, and when people changed remembered verdicts elsewhere."""
+        await asyncio.to_thread(settle, self._parts)
         await follow(self._reloading, self._look, self._reload, self._take_reviews)
 
     def _take_reviews(self, reviewed: int | None) -> None:
@@ -65,7 +66,7 @@ class Standalone:
     async def _reload(self) -> str | None:
         self._files.note(self._config)
         try:
-            parts = await asyncio.to_thread(build_parts, self._config, self._directory, self._parts)
+            parts = await asyncio.to_thread(build_parts, self._config, self._directory, self._parts, soon=True)
         except ConfigError as error:
             emit(ReloadRefused(error=str(error)))
             return str(error)

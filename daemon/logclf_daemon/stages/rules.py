@@ -36,7 +36,7 @@ class RuleSet:
     """Compiled rules. Immutable.
 
     `cache` is a folder for compiled patterns; `apart` compiles all but the shipped rules in a child process; `soon`
-    puts off what takes long to compile of the shipped ones until `join`.
+    puts off what takes long to compile until `join`.
 
     Raises:
         ConfigError: From the constructor, one line for each pattern that cannot be a rule.

@@ -117,17 +117,17 @@ class HyperscanEngine:
 
 
 class Halves:
-    """Many patterns as two databases, compiled side by side: compiling takes as long as there are patterns.
+    """Many patterns as two databases, compiled side by side in child processes.
 
-    Two scans of a line take a third longer than one.
+    Compiling takes as long as there are patterns; but two scans of a line take a third longer than one.
 
     Raises:
         TooCostly: From the constructor.
     """
 
-    def __init__(self, patterns: Sequence[Pattern], cache: Path | None = None, *, apart: bool = False) -> None:
+    def __init__(self, patterns: Sequence[Pattern], cache: Path | None = None) -> None:
         with ThreadPoolExecutor(2) as beside:
-            halves = [beside.submit(HyperscanEngine, patterns[odd::2], cache, apart=apart) for odd in (0, 1)]
+            halves = [beside.submit(HyperscanEngine, patterns[odd::2], cache, apart=True) for odd in (0, 1)]
         self._engines: list[HyperscanEngine] = []
         for odd, half in enumerate(halves):
             try:
@@ -274,8 +274,8 @@ def engine_for(
 ) -> Engine:
     """The fastest engine of this machine for these patterns; the same object for the same patterns.
 
-    `apart` compiles in a child process with limits: for patterns nobody has looked at. Of the others, `soon` takes an
-    engine that is there in a tenth of the time and scans ten times as long; `join` it then.
+    `apart` compiles in a child process with limits: for patterns nobody has looked at. `soon` takes one that is there
+    sooner and scans up to ten times as long, where compiling takes long; `join` it then.
 
     Raises:
         ValueError: It refuses one of them; `engine_complaint` finds which.
@@ -284,7 +284,7 @@ def engine_for(
     key = (patterns, cache, apart)
     engine = _known.get(key)
     if engine is None:
-        engine = _known[key] = _made(patterns, cache, apart=apart, soon=soon and not apart)
+        engine = _known[key] = _made(patterns, cache, apart=apart, soon=soon)
         for old in list(_known)[:-KNOWN]:
             _known.pop(old, None)  # another thread may be here too
     return engine
@@ -298,6 +298,7 @@ def _made(patterns: tuple[Pattern, ...], cache: Path | None, *, apart: bool, soo
         return Re2Engine(patterns)
     whole = partial(HyperscanEngine, patterns, cache, apart=apart)
     place = _place(patterns, cache)
-    if len(patterns) <= (SOME if soon else MANY) or (place is not None and place.exists()):
+    if not soon or len(patterns) <= (MANY if apart else SOME) or (place is not None and place.exists()):
         return whole()
-    return Provisional(Re2Engine(patterns) if soon else Halves(patterns, cache, apart=apart), whole)
+    # Whether hyperscan takes patterns that nobody has looked at has to be known at once.
+    return Provisional(Halves(patterns, cache) if apart else Re2Engine(patterns), whole)
