@@ -409,6 +409,27 @@ class OutputBack(Event):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class ServerAway(Event):
+    message = "one of several servers fails; it is tried last for a while"
+    level = logging.WARNING
+    total = counter("output_server_failures", "Times that one of an output's servers went away", "output", "server")
+    labels = ("output", "server")
+
+    output: str
+    server: str
+    error: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ServerBack(Event):
+    message = "the server answers again"
+    labels = ("output", "server")
+
+    output: str
+    server: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class RecordsTruncated(Event):
     message = "records too large for one chunk were cut and marked `truncated`"
     level = logging.WARNING
