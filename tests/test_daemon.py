@@ -425,3 +425,33 @@ def test_an_output_that_the_patterns_match_does_not_feed_itself(tmp_path: Path, 
 
     assert [json.loads(line)["log"] for line in out.read_text().splitlines()] == ["one", "two"]
     assert b"is what this daemon writes" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("closed", "arguments", "code", "words"),
+    [
+        ("2>&-", ("--tail", "{folder}/app.log", "--to", "{folder}/out"), 0, ""),
+        (">&-", ("--tail", "{folder}/app.log", "--to", "{folder}/out"), 0, "stopped delivered=1"),
+        (">&-", ("--tail", "{folder}/app.log"), 78, "standard output is closed; connect it or name a file"),
+        ("<&-", ("--stdin", "--to", "{folder}/out"), 78, "stdin: is closed"),
+        ("0>{folder}/out", ("--stdin", "--to", "{folder}/out"), 69, "stdin: cannot be read: Bad file descriptor"),
+    ],
+)
+def test_a_standard_stream_that_is_closed_or_wrong_is_told_if_it_is_needed(
+    tmp_path: Path, closed: str, arguments: tuple[str, ...], code: int, words: str
+) -> None:
+    append(tmp_path / "app.log", "one")
+    options = [*QUIET, "--no-model", "--once", "--state-dir", str(tmp_path / "state")]
+    options += [argument.format(folder=tmp_path) for argument in arguments]
+
+    done = subprocess.run(
+        ["sh", "-c", f'exec "$@" {closed.format(folder=tmp_path)}', "sh", *command(), "run", *options],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+
+    assert (done.returncode, words in done.stderr, "a bug of ours" in done.stderr) == (code, True, False), done.stderr
+    if code == 0:
+        assert json.loads((tmp_path / "out").read_text())["log"] == "one"

@@ -68,7 +68,10 @@ class JsonlOutput:
 
     async def open(self) -> None:
         if self._stdout:
-            self._fd = sys.stdout.fileno()
+            try:
+                self._fd = sys.stdout.fileno()
+            except (AttributeError, ValueError, OSError) as error:
+                raise ConfigError("standard output is closed; connect it or name a file", (self._key,)) from error
             self._terminal = os.isatty(self._fd)
             return
         try:
