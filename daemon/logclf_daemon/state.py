@@ -15,7 +15,7 @@ import sqlite3
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, cast
@@ -32,6 +32,7 @@ JOURNAL = "journal:"  # begins the source of a journal; the input's name follows
 APPLICATION_ID = 0x4C4F4743  # "LOGC"
 VERSION = 1
 LEAST_FREE_BYTES = 256 << 10  # with less, SQLite may not even open what is there: it makes files beside it
+PATIENT_MS, HASTY_MS = 5000, 20  # for a writer of another process; each while all goes well, and while it does not
 MOST_PARTS = 10_000  # kept in memory while the disk takes no writes
 REMEMBER_SECS = 7 * 86400  # how long a finished file is known: its copies and its re-used inode are told apart by it
 # The write-ahead log needs memory shared by all processes on the file, which network file systems don't give.
@@ -316,15 +317,22 @@ class StateDb:
             with self._transaction() as execute_many:
                 self._write(execute_many)
         except sqlite3.Error as error:
-            self.behind = True
+            self._fell_behind(True)
             emit(StateTrouble(what="commit", path=self.path, detail=str(error)))
             return False
         self._offsets.clear()
         self._intents.clear()
         self._parts.clear()
         self._forgotten.clear()
-        self.behind = False
+        self._fell_behind(False)
         return True
+
+    def _fell_behind(self, behind: bool) -> None:
+        """Who holds the lock for seconds may hold it for hours: reading goes on meanwhile, and so must not wait."""
+        if behind != self.behind:
+            self.behind = behind
+            with suppress(sqlite3.Error):
+                self.connection.execute(f"PRAGMA busy_timeout = {HASTY_MS if behind else PATIENT_MS}")
 
     def _write(self, execute_many: Callable[[str, Iterable[Sequence[object]]], object]) -> None:
         execute_many("DELETE FROM offsets WHERE source = ?", [(source,) for source in self._forgotten])
@@ -442,7 +450,7 @@ def _locked(directory: Path) -> int:
 
 def _connect(path: str) -> sqlite3.Connection:
     connection = sqlite3.connect(path, timeout=5.0, isolation_level=None, check_same_thread=False)
-    connection.execute("PRAGMA busy_timeout = 5000")
+    connection.execute(f"PRAGMA busy_timeout = {PATIENT_MS}")
     return connection
 
 
