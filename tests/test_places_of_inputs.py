@@ -13,6 +13,7 @@ import pytest
 from fault_doubles import configuration
 from journal_doubles import JournalDouble
 from logclf_daemon.config import Config
+from logclf_daemon.errors import ConfigError
 from logclf_daemon.inputs._tail.filesystem import Filesystem
 from logclf_daemon.inputs._tail.globs import Globs
 from logclf_daemon.service import Service
@@ -137,3 +138,19 @@ def test_a_name_is_known_to_match_without_a_look_at_the_disk(pattern: str, path:
     globs = Globs(Filesystem(), [pattern], ["debug*"], inflate=False)
 
     assert globs.matches(os.fsencode(path)) is matches
+
+
+@pytest.mark.parametrize(
+    ("listen", "address"),
+    [
+        ("127.0.0.1:24224", "127.0.0.1:24224"),
+        ("127.0.0.1:24224", "forward://localhost"),
+        ("unix:///run/x.sock", "forward+unix:///run/x.sock"),
+    ],
+)
+def test_an_output_that_leads_back_to_an_input_is_refused(tmp_path: Path, listen: str, address: str) -> None:
+    output = {"type": "forward", "address": ["10.0.0.1:24224", address]}
+    config = configuration(tmp_path, output, inputs=[{"type": "forward", "listen": listen}])
+
+    with pytest.raises(ConfigError, match=r"outputs\.0\.address: .* is where this daemon itself listens"):
+        asyncio.run(Service(Config.model_validate(config)).run())
