@@ -65,6 +65,10 @@ class Daemon:
         with self._changed:
             return list(self._printed)
 
+    @property
+    def alive(self) -> bool:
+        return self._process.poll() is None
+
     def wait_for(self, condition: Callable[[Daemon], object]) -> None:
         """Return when the condition holds; fails at the deadline or when the process ended before."""
         deadline = time.monotonic() + DEADLINE_SECS

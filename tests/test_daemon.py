@@ -13,7 +13,7 @@ import msgpack
 import pytest
 from click.testing import CliRunner
 
-from daemon_process import Daemon, rules_file
+from daemon_process import Daemon, command, rules_file
 from forward_sink import ForwardSink
 from logclf_daemon.cli import main
 from model_doubles import LABELS, tiny_model
@@ -259,6 +259,34 @@ def test_hangup_reads_the_configuration_again(tmp_path: Path) -> None:
         assert daemon.stop() == 0
 
 
+def holds_hangups(daemon: Daemon) -> bool:
+    status = Path(f"/proc/{daemon.pid}/status").read_text()
+    blocked = int(status.partition("SigBlk:")[2].split()[0], 16)
+    return bool(blocked & 1 << signal.SIGHUP - 1)
+
+
+@pytest.mark.parametrize("command", [("run", "--tail", "/nowhere/*.log"), ("serve", "--listen", "127.0.0.1:0")])
+def test_a_hangup_during_the_start_is_answered_after_it(tmp_path: Path, command: tuple[str, ...]) -> None:
+    does, *arguments = command
+    with Daemon(*arguments, "--state-dir", str(tmp_path), *QUIET, does=does) as daemon:
+        daemon.wait_for(holds_hangups)
+        assert not daemon.said
+        daemon.signal(signal.SIGHUP)
+
+        daemon.wait_for(lambda daemon: "reloaded generation=2" in daemon.said)
+        assert daemon.stop() == 0
+
+
+def test_a_hangup_during_the_end_changes_nothing(tmp_path: Path) -> None:
+    with Daemon("--tail", str(tmp_path / "*.log"), "--state-dir", str(tmp_path), *QUIET) as daemon:
+        daemon.ready()
+        daemon.signal(signal.SIGTERM)
+        while daemon.alive:
+            daemon.signal(signal.SIGHUP)
+
+        assert daemon.ended() == 0
+
+
 def test_the_llm_is_asked_once_a_template_and_its_answer_survives_a_restart(tmp_path: Path) -> None:
     log, config = tmp_path / "app.log", tmp_path / "config.yaml"
     log.touch()
@@ -376,3 +404,54 @@ def test_a_running_daemon_tells_its_state_and_reloads_on_request(tmp_path: Path)
     gone = control("status", *state)
     assert gone.returncode == 69
     assert "no daemon answers" in gone.stderr
+
+
+@pytest.mark.parametrize("to", ["a file", "standard output"])
+def test_an_output_that_the_patterns_match_does_not_feed_itself(tmp_path: Path, to: str) -> None:
+    out = tmp_path / "classified.log"
+    append(tmp_path / "app.log", "one", "two")
+    watched = ["--tail", str(tmp_path / "*.log"), "--state-dir", str(tmp_path / "state"), *QUIET, "--no-model"]
+    target = ["--to", str(out)] if to == "a file" else []
+
+    for _ in range(2):
+        with out.open("ab") as standard_output:
+            done = subprocess.run(
+                [*command(), "run", "--once", *watched, *target],
+                stdout=standard_output,
+                stderr=subprocess.PIPE,
+                timeout=60,
+                check=True,
+            )
+
+    assert [json.loads(line)["log"] for line in out.read_text().splitlines()] == ["one", "two"]
+    assert b"is what this daemon writes" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("closed", "arguments", "code", "words"),
+    [
+        ("2>&-", ("--tail", "{folder}/app.log", "--to", "{folder}/out"), 0, ""),
+        (">&-", ("--tail", "{folder}/app.log", "--to", "{folder}/out"), 0, "stopped delivered=1"),
+        (">&-", ("--tail", "{folder}/app.log"), 78, "standard output is closed; connect it or name a file"),
+        ("<&-", ("--stdin", "--to", "{folder}/out"), 78, "stdin: is closed"),
+        ("0>{folder}/out", ("--stdin", "--to", "{folder}/out"), 69, "stdin: cannot be read: Bad file descriptor"),
+    ],
+)
+def test_a_standard_stream_that_is_closed_or_wrong_is_told_if_it_is_needed(
+    tmp_path: Path, closed: str, arguments: tuple[str, ...], code: int, words: str
+) -> None:
+    append(tmp_path / "app.log", "one")
+    options = [*QUIET, "--no-model", "--once", "--state-dir", str(tmp_path / "state")]
+    options += [argument.format(folder=tmp_path) for argument in arguments]
+
+    done = subprocess.run(
+        ["sh", "-c", f'exec "$@" {closed.format(folder=tmp_path)}', "sh", *command(), "run", *options],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+
+    assert (done.returncode, words in done.stderr, "a bug of ours" in done.stderr) == (code, True, False), done.stderr
+    if code == 0:
+        assert json.loads((tmp_path / "out").read_text())["log"] == "one"

@@ -71,23 +71,23 @@ def test_a_label_without_a_meaning_adds_nothing() -> None:
 @pytest.mark.parametrize(
     ("own", "kept_out"),
     [
-        ({"log.level": "mine"}, {"log.level"}),
-        ({"log": {"level": "mine"}}, {"log.level"}),
-        ({"log": {"file": "x"}}, set()),
-        ({"log": "a line"}, {"log.level"}),
-        ({"event": {"kind": "state", "type": ["start"]}}, {"event.kind", "event.type"}),
-        ({"event": "a text"}, {"event.kind", "event.category", "event.type"}),
-        ({"severityNumber": 1}, {"severityNumber"}),
+        ({"log.level": "mine"}, ("log.level",)),
+        ({"log": {"level": "mine"}}, ("log.level",)),
+        ({"log": {"file": "x"}}, ()),
+        ({"log": "a line"}, ("log.level",)),
+        ({"event": {"kind": "state", "type": ["start"]}}, ("event.kind", "event.type")),
+        ({"event": "a text"}, ("event.kind", "event.category", "event.type")),
+        ({"severityNumber": 1}, ("severityNumber",)),
     ],
     ids=str,
 )
-def test_what_a_record_has_stays(own: dict[str, object], kept_out: set[str]) -> None:
+def test_what_a_record_has_stays(own: dict[str, object], kept_out: tuple[str, ...]) -> None:
     everything = set(enriched(of(message="access denied"))) - {"message"}
 
     found = enriched(of(message="access denied", **own))
 
     assert {name: found[name] for name in own} == own
-    assert set(found) == {"message", *own, *everything} - (kept_out - set(own))
+    assert set(found) == {"message", *own, *everything} - (set(kept_out) - set(own))
 
 
 def test_a_sealed_record_is_enriched_too_and_keeps_its_bytes() -> None:

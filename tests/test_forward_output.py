@@ -10,7 +10,7 @@ import socket
 import ssl
 import threading
 import time
-from collections.abc import AsyncIterator, Coroutine
+from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any, NoReturn
@@ -49,8 +49,10 @@ def batch(count: int = 1, source: str = "app", chunk: str | None = CHUNK) -> Bat
 
 
 @asynccontextmanager
-async def output(address: object, **options: object) -> AsyncIterator[ForwardOutput]:
-    opened = ForwardOutput(ForwardOutputOptions.model_validate({"address": address, **options}))
+async def output(
+    address: object, *, clock: Callable[[], float] = time.monotonic, **options: object
+) -> AsyncIterator[ForwardOutput]:
+    opened = ForwardOutput(ForwardOutputOptions.model_validate({"address": address, **options}), clock=clock)
     await opened.open()
     try:
         yield opened
@@ -744,6 +746,45 @@ def test_batches_are_shared_by_weight_and_standbys_and_failed_servers_come_last(
     router.failed(heavy)
     router.answered(heavy)
     assert {router.order()[0] for _ in range(8)} == {heavy, light}
+
+
+def test_a_server_that_fails_again_and_again_is_tried_ever_more_seldom() -> None:
+    clock = Clock()
+    deaf, other = Target("a", 1), Target("b", 1)
+    router = Router([deaf, other], clock)
+    tried = 0
+
+    for _ in range(3600):
+        clock.now += 1
+        if router.order()[0] == deaf:
+            tried += 1
+            router.failed(deaf)
+            router.failed(deaf)  # by another connection at the same time
+
+    assert 10 <= tried <= 20
+
+
+def test_one_of_several_servers_that_goes_away_or_comes_back_is_told(caplog: pytest.LogCaptureFixture) -> None:
+    async def scenario() -> None:
+        with ForwardSink() as sink, socket.create_server(("127.0.0.1", 0)) as away:
+            port = away.getsockname()[1]
+            away.close()
+            clock = Clock()
+            async with output([f"127.0.0.1:{port}", sink.address], clock=clock) as out:
+                for number in range(4):
+                    await out.write(batch(chunk=str(number)))
+                assert [row.getMessage().split(" error=")[0] for row in caplog.records] == [
+                    f"one of several servers fails; it is tried last for a while output=forward server=127.0.0.1:{port}"
+                ]
+                clock.now += 11
+                with ForwardSink(port=port) as back:
+                    for number in range(4, 8):
+                        await out.write(batch(chunk=str(number)))
+                    assert back.chunks
+        assert "the server answers again" in caplog.records[-1].getMessage()
+
+    with caplog.at_level("INFO", logger="logclf"):
+        run(scenario())
 
 
 # --- ends -----------------------------------------------------------------------------------------------------------

@@ -172,6 +172,63 @@ def test_half_a_batch_is_taken_back_when_the_disk_is_full(tmp_path: Path, monkey
     assert rows(tmp_path / "out") == [{"log": "first"}]
 
 
+@pytest.mark.parametrize("room", [0, 3, 1000])
+def test_a_line_torn_by_a_kill_does_not_swallow_the_next(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, room: int
+) -> None:
+    real, left = os.write, [room]
+
+    def tight(fd: int, data: memoryview) -> int:
+        if left[0] <= 0:
+            raise OSError(28, "No space left on device")
+        count = real(fd, bytes(data)[: left[0]])
+        left[0] -= count
+        return count
+
+    async def scenario() -> None:
+        (tmp_path / "out").write_bytes(b'{"log":"whole"}\n{"log":"to')
+        output = JsonlOutput(JsonlOutputOptions(type="jsonl", path=str(tmp_path / "out")))
+        await output.open()
+        monkeypatch.setattr(os, "write", tight)
+        if room < 1000:
+            with pytest.raises(OutputUnavailable, match="No space left"):
+                await output.write(batch(b"first"))
+            left[0] = 1000
+        await output.write(batch(b"first"))
+        await output.write(batch(b"second"))
+        await output.close()
+
+    asyncio.run(scenario())
+    lines = (tmp_path / "out").read_bytes().splitlines()
+    assert lines == [b'{"log":"whole"}', b'{"log":"to', b'{"log":"first"}', b'{"log":"second"}']
+
+
+def test_a_pipe_waits_for_its_reader_and_for_the_next_one(tmp_path: Path) -> None:
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    came = []
+
+    def reader() -> int:
+        return os.open(pipe, os.O_RDONLY | os.O_NONBLOCK)
+
+    async def scenario() -> None:
+        output = JsonlOutput(JsonlOutputOptions(type="jsonl", path=str(pipe)))
+        await output.open()
+        with pytest.raises(OutputUnavailable, match="nobody reads this pipe"):
+            await output.write(batch(b"first"))
+        for number in (b"first", b"second"):
+            fd = reader()
+            await output.write(batch(number))
+            came.append(os.read(fd, 1000))
+            os.close(fd)
+            with pytest.raises(OutputUnavailable, match="the reader of this pipe has gone"):
+                await output.write(batch(b"lost"))
+        await output.close()
+
+    asyncio.run(scenario())
+    assert came == [b'{"log":"first"}\n', b'{"log":"second"}\n']
+
+
 def test_a_full_pipe_that_does_not_block_gets_everything_once(tmp_path: Path) -> None:
     reader, writer = os.pipe()
     os.set_blocking(writer, False)

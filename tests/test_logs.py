@@ -17,7 +17,7 @@ import pytest
 
 from logclf_daemon import events
 from logclf_daemon.cli.options import _Json
-from logclf_daemon.events import LOGGER, Bug, InputNote, InputTrouble, OutputAway, emit
+from logclf_daemon.events import LOGGER, Bug, InputNote, InputTrouble, OutputAway, OutputBack, emit
 from logclf_daemon.journal import JournalHandler, is_ours
 
 
@@ -133,6 +133,21 @@ def test_each_kind_of_event_is_held_back_for_itself(said: io.StringIO, passing: 
     passing.pass_by(5)
 
     assert told(said) == [("/a", 0), ("/b", 0), ("/a", 0), ("/b", 1)]
+
+
+def test_what_was_held_back_says_how_long_ago_it_was(said: io.StringIO, passing: Time) -> None:
+    emit(OutputAway(output="a", error="full"))
+    passing.pass_by(2)
+    emit(OutputAway(output="a", error="full"))
+    emit(OutputBack(output="a", away_secs=1.0))
+    passing.pass_by(10)
+
+    found = [json.loads(line) for line in said.getvalue().splitlines()]
+    assert [(line["event"].split(";")[0], line.get("secs_ago")) for line in found] == [
+        ("output unavailable", None),
+        ("output available again", None),
+        ("output unavailable", 8),  # told last, and over
+    ]
 
 
 def test_a_bug_that_repeats_shows_where_it_happened_once(said: io.StringIO, passing: Time) -> None:

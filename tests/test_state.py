@@ -15,7 +15,17 @@ import pytest
 
 from logclf_daemon.errors import ConfigError, NoRoom, ServiceUnavailable
 from logclf_daemon.metrics import value
-from logclf_daemon.state import FILE_NAME, MOST_PARTS, Intent, Offset, StateDb, mounted_type, open_read_only
+from logclf_daemon.state import (
+    FILE_NAME,
+    HASTY_MS,
+    MOST_PARTS,
+    PATIENT_MS,
+    Intent,
+    Offset,
+    StateDb,
+    mounted_type,
+    open_read_only,
+)
 from logclf_daemon.state_schema import migrations
 
 
@@ -233,6 +243,26 @@ def test_a_writer_of_another_process_is_waited_for(folder: Path) -> None:
     other.close()
 
     assert state.load_offsets("files")[0].position == 5
+    state.close()
+
+
+def test_a_writer_that_stays_is_not_waited_for_each_time(folder: Path) -> None:
+    def patience() -> int:
+        return int(state.connection.execute("PRAGMA busy_timeout").fetchone()[0])
+
+    state = StateDb.open(folder)
+    other = sqlite3.connect(folder / FILE_NAME, isolation_level=None)
+    other.execute("BEGIN IMMEDIATE")
+    state.connection.execute("PRAGMA busy_timeout = 1")  # it has been waited for
+
+    assert not state.commit([offset(position=5)])
+    assert patience() == HASTY_MS
+    assert not state.commit([offset(position=6)])
+    other.execute("COMMIT")
+    other.close()
+    assert state.commit([offset(position=7)])
+    assert patience() == PATIENT_MS
+    assert state.load_offsets("files")[0].position == 7
     state.close()
 
 

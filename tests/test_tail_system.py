@@ -434,3 +434,23 @@ def test_a_hint_of_something_excluded_or_unreadable_asks_for_nothing(tmp_path: P
         step = rig.tailer.step([bytes(rig.path("skip.log")), bytes(rig.path("secret.log"))])
 
         assert step.wait_secs > 900
+
+
+@pytest.mark.parametrize("name", ["out.log", "link.log", "out.log.1", "out-20261129.log"])
+def test_what_the_daemon_itself_writes_is_never_read_again(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, name: str
+) -> None:
+    own = tmp_path / "logs" / "out.log"
+    with Rig(tmp_path, paths=["*.log*"], own=[str(own)]) as rig:
+        rig.write("out.log", b"labelled\n")
+        if name == "link.log":
+            rig.path(name).symlink_to(own)
+        elif name != "out.log":
+            own.rename(rig.path(name))
+        rig.write("other.log", b"one\n")
+        rig.write("out-of-this-world.log", b"two\n")
+        with caplog.at_level("WARNING", logger="logclf"):
+            seen = rig.read()
+
+        assert sorted(seen) == [b"one", b"two"]
+        assert "is what this daemon writes" in caplog.text

@@ -16,7 +16,11 @@ from logclf_daemon.enrichment import Enrichment
 from logclf_daemon.errors import ConfigError, ServiceUnavailable, StageError
 from logclf_daemon.events import Bug, OwnLabels, StateTrouble, count_from_zero, emit, model_llm_answers
 from logclf_daemon.generation import Generation
+from logclf_daemon.inputs._forward.sockets import split_address
+from logclf_daemon.inputs.files import FilesInput
+from logclf_daemon.inputs.forward import ForwardInputOptions
 from logclf_daemon.notify import notify_step
+from logclf_daemon.outputs.forward import ForwardOutputOptions, targets_of
 from logclf_daemon.outputs.jsonl import JsonlOutput, JsonlOutputOptions
 from logclf_daemon.pipeline import OutputSlot, Pipeline
 from logclf_daemon.protocols import Input, Stage
@@ -253,12 +257,15 @@ def build_pipeline(
     Raises:
         ConfigError: An input or output can never work as configured.
     """
-    services = {"state": state, "once": once, "sockets": sockets}
+    services = {"state": state, "once": once, "sockets": sockets, "own_files": _own_files(config)}
     inputs: list[Input] = []
     for at, options in enumerate(config.inputs):
         kind = options.type  # type: ignore[attr-defined]  # every member of the union has it
         with located(config, "inputs", at):
             inputs.append(INPUTS[kind].create(options, f"{kind}.{at}", services))
+    if state is not None:
+        _keep_positions(inputs, state)
+    refuse_circles(config)
     outputs: list[OutputSlot] = []
     for at, options in enumerate(config.outputs):
         kind = options.type  # type: ignore[attr-defined]
@@ -276,6 +283,39 @@ def build_pipeline(
         dead_letter=dead_letter_of(config),
         parts=state,
     )
+
+
+def refuse_circles(config: Config) -> None:
+    """What goes out must not come in again.
+
+    Raises:
+        ConfigError: A forward output leads to a forward input of this very daemon, and nothing would ever leave it.
+    """
+    ours = {split_address(options.listen) for options in config.inputs if isinstance(options, ForwardInputOptions)}
+    for at, options in enumerate(config.outputs):
+        if not isinstance(options, ForwardOutputOptions):
+            continue
+        for target in targets_of(options.address):
+            host, port = (target.path, 0) if target.path is not None else (target.host, target.port)
+            if (host, port) in ours or ("127.0.0.1" if host == "localhost" else host, port) in ours:
+                with located(config, "outputs", at):
+                    raise ConfigError(f"{target} is where this daemon itself listens; send elsewhere", ("address",))
+
+
+def _own_files(config: Config) -> list[str]:
+    """The files the daemon will write, standard output among them if it leads to one."""
+    paths = [options.path for options in config.outputs if isinstance(options, JsonlOutputOptions)]
+    if config.delivery.dead_letter is not None:
+        paths.append(str(config.delivery.dead_letter))
+    return ["/proc/self/fd/1" if path == "-" else path for path in paths]
+
+
+def _keep_positions(inputs: Sequence[Input], state: StateDb) -> None:
+    """What an input has read is known also where its place in the configuration, and so its name, is another."""
+    state.move_files({source.name: source.matches for source in inputs if isinstance(source, FilesInput)})
+    journals = [source.name for source in inputs if source.name.startswith("journald.")]
+    if len(journals) == 1:
+        state.move_journal(journals[0])
 
 
 def dead_letter_of(config: Config) -> JsonlOutput | None:

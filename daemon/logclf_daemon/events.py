@@ -79,13 +79,17 @@ def emit(event: Event) -> None:
         _log(event, held, traceback=event.traceback)
 
 
-def _log_held(event: Event, held: int) -> None:
-    _log(event, held, traceback=False)  # it is not being handled any more
+def _log_held(event: Event, held: int, secs_ago: float) -> None:
+    """What came after it may have been told already: that an output is back, say."""
+    _log(event, held, traceback=False, secs_ago=round(secs_ago))  # it is not being handled any more
 
 
-def _log(event: Event, held: int, *, traceback: bool) -> None:
-    more = f" (and {held} more like this)" if held else ""
-    extra = {"facts": event.facts(), "held_back": held}  # for formatters that write fields
+def _log(event: Event, held: int, *, traceback: bool, secs_ago: int = 0) -> None:
+    when = f"{secs_ago} s ago" if secs_ago else ""
+    words = ", ".join(filter(None, (when, f"and {held} more like this" if held else "")))
+    more = f" ({words})" if words else ""
+    facts = event.facts() | ({"secs_ago": secs_ago} if secs_ago else {})
+    extra = {"facts": facts, "held_back": held}  # for formatters that write fields
     LOGGER.log(event.level, "%s%s", event.text(), more, exc_info=traceback, extra=extra)
 
 
@@ -415,6 +419,27 @@ class OutputBack(Event):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class ServerAway(Event):
+    message = "one of several servers fails; it is tried last for a while"
+    level = logging.WARNING
+    total = counter("output_server_failures", "Times that one of an output's servers went away", "output", "server")
+    labels = ("output", "server")
+
+    output: str
+    server: str
+    error: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ServerBack(Event):
+    message = "the server answers again"
+    labels = ("output", "server")
+
+    output: str
+    server: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class RecordsTruncated(Event):
     message = "records too large for one chunk were cut and marked `truncated`"
     level = logging.WARNING
@@ -448,7 +473,7 @@ class WaitsForRoom(Event):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Bug(Event):
-    message = "a bug of ours; please report it with the traceback below"
+    message = "a bug of ours; please report it with the traceback that was logged"
     level = logging.ERROR
     traceback = True
     total = bugs

@@ -22,7 +22,7 @@ def is_ours() -> bool:
     """Whether what this process writes to standard error goes to the journal, as systemd tells it."""
     try:
         looked = os.fstat(sys.stderr.fileno())
-    except (OSError, ValueError):
+    except (AttributeError, OSError, ValueError):  # it may be closed
         return False
     return os.environ.get("JOURNAL_STREAM") == f"{looked.st_dev}:{looked.st_ino}"
 

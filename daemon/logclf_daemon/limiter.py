@@ -36,17 +36,18 @@ class _Told(Generic[Item]):
     at: float
     held: int = 0
     newest: Item | None = None
+    newest_at: float = 0.0
 
 
 class Limiter(Generic[Item]):
     """At most one item for each key in `quiet_secs`; what is held back is told at the end of that time.
 
-    `tell` gets the newest and how many others it stands for.
+    `tell` gets the newest, how many others it stands for, and how many seconds ago it was.
     """
 
     def __init__(
         self,
-        tell: Callable[[Item, int], None],
+        tell: Callable[[Item, int, float], None],
         quiet_secs: float,
         clock: Callable[[], float] = time.monotonic,
         later: Callable[[float, Callable[[], None]], Alarm] = later,
@@ -69,7 +70,7 @@ class Limiter(Generic[Item]):
                 self._told[key] = _Told(now)
                 return 0
             if now - told.at < self._quiet_secs:
-                told.held, told.newest = told.held + 1, item
+                told.held, told.newest, told.newest_at = told.held + 1, item, now
                 self._set_alarm(now)
                 return None
             held, told.at, told.held, told.newest = told.held, now, 0, None
@@ -80,16 +81,16 @@ class Limiter(Generic[Item]):
         self._flush(0.0)
 
     def _flush(self, quiet_secs: float) -> None:
-        due: list[tuple[Item, int]] = []
+        due: list[tuple[Item, int, float]] = []
         with self._lock:
             now, self._alarm = self._clock(), None
             for told in self._told.values():
                 if told.newest is not None and now - told.at >= quiet_secs:
-                    due.append((told.newest, told.held - 1))
+                    due.append((told.newest, told.held - 1, now - told.newest_at))
                     told.at, told.held, told.newest = now, 0, None
             self._set_alarm(now)
-        for item, held in due:
-            self._tell(item, held)
+        for item, held, ago in due:
+            self._tell(item, held, ago)
 
     def _set_alarm(self, now: float) -> None:
         waiting = [told.at for told in self._told.values() if told.held]

@@ -43,7 +43,7 @@ class Kind:
 
 
 INPUTS: dict[str, Kind] = {
-    "files": Kind("logclf_daemon.inputs.files", "FilesInput", "FilesInputOptions", needs=("state", "once")),
+    "files": Kind("logclf_daemon.inputs.files", "FilesInput", "FilesInputOptions", ("state", "once"), ("own_files",)),
     "forward": Kind("logclf_daemon.inputs.forward", "ForwardInput", "ForwardInputOptions", wants=("sockets",)),
     "journald": Kind("logclf_daemon.inputs.journald", "JournaldInput", "JournaldInputOptions", needs=("state", "once")),
     "stdin": Kind("logclf_daemon.inputs.stdin", "StdinInput", "StdinInputOptions"),

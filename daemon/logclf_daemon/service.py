@@ -11,7 +11,7 @@ import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 
-from logclf_daemon import __version__
+from logclf_daemon import __version__, hangup
 from logclf_daemon.activation import CONTROL, PassedSockets
 from logclf_daemon.build import (
     Parts,
@@ -198,12 +198,12 @@ class Service:
             notify("STOPPING=1")
             pipeline.stop()
 
-        handled = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+        handled = (signal.SIGTERM, signal.SIGINT)
         loop.add_signal_handler(signal.SIGTERM, stop, signal.SIGTERM)
         loop.add_signal_handler(signal.SIGINT, stop, signal.SIGINT)
-        loop.add_signal_handler(signal.SIGHUP, self._reload_asked.set)
         try:
-            yield
+            with hangup.heard(self._reload_asked.set):
+                yield
         finally:
             for number in handled:
                 loop.remove_signal_handler(number)

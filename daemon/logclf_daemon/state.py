@@ -14,8 +14,8 @@ import shutil
 import sqlite3
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, cast
@@ -28,9 +28,11 @@ if TYPE_CHECKING:
     import sqlite_utils  # a third of a second to import: only where a table is made or a report is asked for
 
 FILE_NAME = "state.db"
+JOURNAL = "journal:"  # begins the source of a journal; the input's name follows
 APPLICATION_ID = 0x4C4F4743  # "LOGC"
 VERSION = 1
 LEAST_FREE_BYTES = 256 << 10  # with less, SQLite may not even open what is there: it makes files beside it
+PATIENT_MS, HASTY_MS = 5000, 20  # for a writer of another process; each while all goes well, and while it does not
 MOST_PARTS = 10_000  # kept in memory while the disk takes no writes
 REMEMBER_SECS = 7 * 86400  # how long a finished file is known: its copies and its re-used inode are told apart by it
 # The write-ahead log needs memory shared by all processes on the file, which network file systems don't give.
@@ -182,6 +184,56 @@ class StateDb:
             for row in rows
         ]
 
+    def sources(self, beginning: str) -> list[str]:
+        """The keys of all sources that begin like this, whichever input has them."""
+        with self._lock:
+            rows = self.connection.execute("SELECT source FROM offsets").fetchall()
+        return [row[0] for row in rows if row[0].startswith(beginning)]
+
+    def move_files(self, inputs: Mapping[str, Callable[[bytes], bool]]) -> bool:
+        """Give each file to an input whose patterns match its name, if its own does not (any more).
+
+        An input is called by its place in the configuration. Where another one is put before it, what it has read
+        must not come again.
+        """
+        with self._lock:
+            rows = self.connection.execute("SELECT source, input, device, inode, path FROM offsets").fetchall()
+        held = {(owner, device, inode) for _, owner, device, inode, _ in rows if inode != "0"}
+        moves: list[tuple[str, str]] = []
+        for source, owner, device, inode, path in rows:
+            if source.startswith(JOURNAL) or (owner in inputs and inputs[owner](path)):
+                continue
+            fitting = (name for name, matches in inputs.items() if (name, device, inode) not in held and matches(path))
+            if (name := next(fitting, None)) is not None:
+                held.discard((owner, device, inode))
+                held.add((name, device, inode))
+                moves.append((name, source))
+        return self._change([("UPDATE offsets SET input = ? WHERE source = ?", moves)])
+
+    def move_journal(self, name: str) -> bool:
+        """Give the only cursor of a journal to the only input that reads one."""
+        known, source = self.sources(JOURNAL), JOURNAL + name
+        if len(known) != 1 or known == [source]:
+            return True
+        return self._change(
+            [
+                ("UPDATE offsets SET source = ?, input = ? WHERE source = ?", [(source, name, known[0])]),
+                ("UPDATE intents SET source = ? WHERE source = ?", [(source, known[0])]),
+            ]
+        )
+
+    def _change(self, steps: Sequence[tuple[str, Sequence[Sequence[object]]]]) -> bool:
+        """What is done once, at the start; False: the disk did not take it."""
+        with self._lock:
+            try:
+                with self._transaction() as execute_many:
+                    for sql, rows in steps:
+                        execute_many(sql, rows)
+            except sqlite3.Error as error:
+                emit(StateTrouble(what="commit", path=self.path, detail=str(error)))
+                return False
+        return True
+
     def load_intents(self, name: str) -> dict[str, list[Intent]]:
         """The ranges that were under way, by source and in file order."""
         found: dict[str, list[Intent]] = {}
@@ -265,15 +317,22 @@ class StateDb:
             with self._transaction() as execute_many:
                 self._write(execute_many)
         except sqlite3.Error as error:
-            self.behind = True
+            self._fell_behind(True)
             emit(StateTrouble(what="commit", path=self.path, detail=str(error)))
             return False
         self._offsets.clear()
         self._intents.clear()
         self._parts.clear()
         self._forgotten.clear()
-        self.behind = False
+        self._fell_behind(False)
         return True
+
+    def _fell_behind(self, behind: bool) -> None:
+        """Who holds the lock for seconds may hold it for hours: reading goes on meanwhile, and so must not wait."""
+        if behind != self.behind:
+            self.behind = behind
+            with suppress(sqlite3.Error):
+                self.connection.execute(f"PRAGMA busy_timeout = {HASTY_MS if behind else PATIENT_MS}")
 
     def _write(self, execute_many: Callable[[str, Iterable[Sequence[object]]], object]) -> None:
         execute_many("DELETE FROM offsets WHERE source = ?", [(source,) for source in self._forgotten])
@@ -391,7 +450,7 @@ def _locked(directory: Path) -> int:
 
 def _connect(path: str) -> sqlite3.Connection:
     connection = sqlite3.connect(path, timeout=5.0, isolation_level=None, check_same_thread=False)
-    connection.execute("PRAGMA busy_timeout = 5000")
+    connection.execute(f"PRAGMA busy_timeout = {PATIENT_MS}")
     return connection
 
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import click
 
-from logclf_daemon import __version__
+from logclf_daemon import __version__, hangup
 from logclf_daemon.errors import LogclfError
 
 COMMANDS = {
@@ -28,6 +28,7 @@ COMMANDS = {
     "doctor": ("logclf_daemon.cli.doctor", "doctor", "Check this host and say what to do."),
 }
 
+DAEMONS = ("run", "serve")  # they stay, and reload at SIGHUP
 
 ENVIRONMENT = "LOGCLF"
 
@@ -53,6 +54,8 @@ class LazyGroup(click.Group):
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         if cmd_name not in COMMANDS:
             return None
+        if cmd_name in DAEMONS:
+            hangup.hold()  # before the imports: a rotation or `systemctl reload` does not know how far a start is
         module, name, _ = COMMANDS[cmd_name]
         command: click.Command = getattr(import_module(module), name)
         name_variables(command, f"{ENVIRONMENT}_{cmd_name}")

@@ -12,7 +12,7 @@ from typing import Any
 import click
 from click.core import ParameterSource
 
-from logclf_daemon.build import build_parts, dead_letter_of, unused_by_own_labels
+from logclf_daemon.build import build_parts, dead_letter_of, refuse_circles, unused_by_own_labels
 from logclf_daemon.cli import ENVIRONMENT, name_variables
 from logclf_daemon.cli.options import config_file, config_option
 from logclf_daemon.cli.run import run, sections_of
@@ -83,6 +83,7 @@ def check(path: Path | None, config_path: Path | None) -> None:
         with located(checked):
             split_listen(checked.http)
     dead_letter_of(checked)
+    refuse_circles(checked)
     notes = list(_not_writable(checked))
     with closing(build_parts(checked, None)) as parts:  # as `run` does
         count, unused = len(parts.rules), unused_by_own_labels(parts)

@@ -11,6 +11,7 @@ import click
 
 from logclf_daemon.cli.options import base_config, cascade_options, config_option, log_to_stderr, tell_misspelt
 from logclf_daemon.config import CascadeFlags, Config, overridden, with_defaults
+from logclf_daemon.descriptors import occupy_standard
 
 
 @click.command()
@@ -47,6 +48,7 @@ def run(
       logclf-daemon run --tail '/var/log/*.log'
       logclf-daemon run --forward 127.0.0.1:24224 --to forward://127.0.0.1:24225
     """
+    occupy_standard()
     log_to_stderr(logging.INFO)
     tell_misspelt()
     if once and forward:

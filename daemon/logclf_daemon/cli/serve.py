@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from logclf_daemon import hangup
 from logclf_daemon.cli.options import base_config, cascade_options, config_option, log_to_stderr, tell_misspelt
 from logclf_daemon.config import CascadeFlags, Config, located, overridden, secret_in
 
@@ -62,10 +63,10 @@ async def _served(config: Config) -> None:
             for number in (signal.SIGTERM, signal.SIGINT):
                 loop.add_signal_handler(number, server.stop)
             asked = asyncio.Event()
-            loop.add_signal_handler(signal.SIGHUP, asked.set)
             background = [asyncio.create_task(task) for task in (host.watch(), _reloads(host, asked))]
             try:
-                await server.serve()
+                with hangup.heard(asked.set):
+                    await server.serve()
             finally:
                 for task in background:
                     task.cancel()

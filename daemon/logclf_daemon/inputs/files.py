@@ -12,7 +12,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Annotated, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator
@@ -123,7 +123,7 @@ class FilesInput:
     """Runs a tailer in a thread of its own, so that a slow disk never holds up the loop.
 
     `state` keeps the positions (None: they end with the process). With `once`, `run` ends when everything that was
-    there at the start was read.
+    there at the start was read. `own_files` are what this daemon writes: no pattern matches them.
     """
 
     def __init__(
@@ -133,13 +133,14 @@ class FilesInput:
         *,
         state: StateDb | None = None,
         once: bool = False,
+        own_files: Sequence[str] = (),
         clock: Callable[[], float] = time.monotonic,
         now_ns: Callable[[], int] = time.time_ns,
     ) -> None:
         self.name = name
         self._state = state or StateDb.in_memory()
         self._owns_state = state is None
-        self._settings = _settings(options, name, self._state, once=once)
+        self._settings = _settings(options, name, self._state, once=once, own=own_files)
         self._tailer = Tailer(self._settings, self._state, clock=clock, now_ns=now_ns, on_settled=self._on_settled)
         self._clock = clock
         self._watches = options.watch and not once
@@ -177,6 +178,10 @@ class FilesInput:
             self._thread.shutdown()
             if self._owns_state:
                 self._state.close()
+
+    def matches(self, path: bytes) -> bool:
+        """Whether a file of this name is one to read."""
+        return self._tailer.catalog.matches(path)
 
     @property
     def unread_secs(self) -> float:
@@ -249,7 +254,7 @@ class FilesInput:
                 self._loop.call_soon_threadsafe(self._wake.set)
 
 
-def _settings(options: FilesInputOptions, name: str, state: StateDb, *, once: bool) -> TailSettings:
+def _settings(options: FilesInputOptions, name: str, state: StateDb, *, once: bool, own: Sequence[str]) -> TailSettings:
     start = options.multiline.start if isinstance(options.multiline, StartPattern) else None
     preset = options.multiline if isinstance(options.multiline, str) else "none"
     lost_tail = state.lost and state.on_lost_state == "tail" and options.start_at == "checkpoint"
@@ -257,6 +262,7 @@ def _settings(options: FilesInputOptions, name: str, state: StateDb, *, once: bo
         name=name,
         paths=options.paths,
         exclude=options.exclude,
+        own=own,
         start_at="end" if lost_tail else options.start_at,
         frames=Frames(
             encoding=options.encoding,

@@ -24,7 +24,7 @@ from logclf_daemon.inputs._journald.reader import COMMIT_SECS, LOOKUP_SECS, Jour
 from logclf_daemon.inputs._journald.records import left_out, own_cgroup
 from logclf_daemon.inputs._journald.windows import Windows
 from logclf_daemon.protocols import Emit
-from logclf_daemon.state import Offset, StateDb
+from logclf_daemon.state import JOURNAL, Offset, StateDb
 
 Result = TypeVar("Result")
 Name = Annotated[str, StringConstraints(min_length=1, pattern=r"^[^\x00]+$")]
@@ -172,7 +172,7 @@ class JournaldInput:
 
     def _new_reader(self) -> JournalReader:
         options = self._options
-        source = f"journal:{self.name}"
+        source = JOURNAL + self.name
         if options.start_at == "beginning":
             self._state.forget([source])
         known = [offset for offset in self._state.load_offsets(self.name) if offset.source == source]

@@ -17,7 +17,7 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 from logclf_daemon.codec import event_time, raw_str
-from logclf_daemon.errors import ConfigError
+from logclf_daemon.errors import ConfigError, ServiceUnavailable
 from logclf_daemon.inputs._tail.batches import TRUE
 from logclf_daemon.inputs._tail.lines import Cut, PlainFraming, Splitter
 from logclf_daemon.protocols import Emit
@@ -73,7 +73,11 @@ class StdinInput:
         self._wake_read, self._wake_write = os.pipe()
 
     async def run(self, emit: Emit) -> None:
-        """Read until the end of the input or `stop`."""
+        """Read until the end of the input or `stop`.
+
+        Raises:
+            ServiceUnavailable: It cannot be read (any more).
+        """
         loop = asyncio.get_running_loop()
         rest, skip = b"", ""
         while not self._stopping:
@@ -115,7 +119,12 @@ class StdinInput:
         ready = {fd for fd, _ in poll.poll()}
         if self._wake_read in ready:
             return None
-        return os.read(self._fd, READ_BYTES)
+        try:
+            return os.read(self._fd, READ_BYTES)
+        except OSError as error:
+            raise ServiceUnavailable(
+                f"stdin: cannot be read: {error.strerror}; connect it to something else"
+            ) from error
 
     def _batch(self, cut: Cut) -> Batch:
         time, key = event_time(self._now_ns()), self._options.message_key

@@ -211,10 +211,14 @@ class ForwardOutput:
                 failures.append(str(error))
                 batch.safe_parts[self.name] = parts - len(packets)
                 with self._router_lock:
-                    self._router.failed(target)
+                    news = self._router.failed(target) and not lane.stopped
+                if news and len(self._targets) > 1:  # of one alone the pipeline tells
+                    events.emit(events.ServerAway(output=self.name, server=str(target), error=str(error)))
             else:
                 with self._router_lock:
-                    self._router.answered(target)
+                    news = self._router.answered(target)
+                if news and len(self._targets) > 1:
+                    events.emit(events.ServerBack(output=self.name, server=str(target)))
                 if truncated:
                     events.emit(events.RecordsTruncated(output=self.name, count=truncated))
                 return

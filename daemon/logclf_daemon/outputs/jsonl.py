@@ -8,6 +8,7 @@ import errno
 import os
 import re
 import select
+import stat
 import sys
 from collections.abc import Sequence
 from datetime import UTC, datetime
@@ -59,19 +60,25 @@ class JsonlOutput:
                 pass  # who checks may be another user, and at another time: opening it will tell
         self._fd = -1
         self._terminal = False
+        self._regular = False  # what was written can be taken back
+        self._seam = b""  # goes before the next line
         self._text = JsonText()
         # One thread: order is kept, and a blocked pipe never stops the event loop, nor the end of the process.
         self._executor = LooseThreads(1, name)
 
     async def open(self) -> None:
         if self._stdout:
-            self._fd = sys.stdout.fileno()
+            try:
+                self._fd = sys.stdout.fileno()
+            except (AttributeError, ValueError, OSError) as error:
+                raise ConfigError("standard output is closed; connect it or name a file", (self._key,)) from error
             self._terminal = os.isatty(self._fd)
             return
         try:
             self._reopen()
         except OSError as error:
-            raise self._cannot_be_opened(error) from error
+            if error.errno != errno.ENXIO:  # a pipe that nobody reads yet
+                raise self._cannot_be_opened(error) from error
 
     def _cannot_be_opened(self, error: OSError) -> ConfigError:
         what_to_do = writing_hint(self._options.path, error)
@@ -93,15 +100,20 @@ class JsonlOutput:
                 self._follow_rotation()
             self._write_all(text)
         except BrokenPipeError as error:
-            raise ServiceUnavailable(
-                "standard output was closed by its reader; unwritten lines are not acknowledged"
-            ) from error
+            if self._stdout:
+                raise ServiceUnavailable(
+                    "standard output was closed by its reader; unwritten lines are not acknowledged"
+                ) from error
+            self._close()  # another reader may come
+            raise OutputUnavailable(f"{self._options.path}: the reader of this pipe has gone") from error
         except OSError as error:
-            raise OutputUnavailable(f"{self._options.path}: {error.strerror}") from error
+            words = "nobody reads this pipe" if error.errno == errno.ENXIO else error.strerror
+            raise OutputUnavailable(f"{self._options.path}: {words}") from error
 
     def _write_all(self, text: bytes) -> None:
         """All of the text or none of it: half a batch would come twice."""
-        rest = memoryview(text)
+        rest = memoryview(self._seam + text)
+        size = len(rest)
         try:
             while rest:
                 try:
@@ -112,10 +124,11 @@ class JsonlOutput:
             if self._options.fsync:
                 os.fsync(self._fd)
         except OSError:
-            written = len(text) - len(rest)
-            if written and not self._stdout:
+            written = size - len(rest)
+            if written and self._regular:
                 os.ftruncate(self._fd, max(0, os.fstat(self._fd).st_size - written))
             raise
+        self._seam = b""
 
     def _follow_rotation(self) -> None:
         try:
@@ -128,10 +141,14 @@ class JsonlOutput:
         self._reopen()
 
     def _reopen(self) -> None:
-        opened = os.open(self._options.path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o640)
+        # Not to wait in `open` for the reader of a pipe. It changes nothing for a file.
+        flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY
+        opened = os.open(self._options.path, flags, 0o640)
         if self._fd >= 0:
             os.close(self._fd)
-        self._fd = opened
+        self._fd, self._regular = opened, stat.S_ISREG(os.fstat(opened).st_mode)
+        # A kill may have torn the last line: the next one, which is acknowledged, must not become a part of it.
+        self._seam = b"\n" if self._regular and _ends_within_a_line(self._options.path) else b""
 
     async def close(self) -> None:
         closing = asyncio.get_running_loop().run_in_executor(self._executor, self._close)
@@ -142,6 +159,19 @@ class JsonlOutput:
         if not self._stdout and self._fd >= 0:
             os.close(self._fd)
             self._fd = -1
+
+
+def _ends_within_a_line(path: str) -> bool:
+    """Whether the last byte of the file is something else than a newline; False for one that may not be read."""
+    try:
+        with open(path, "rb") as file:  # noqa: PTH123  # it is only looked at
+            file.seek(0, os.SEEK_END)
+            if file.tell() == 0:
+                return False
+            file.seek(-1, os.SEEK_END)
+            return file.read(1) != b"\n"
+    except OSError:
+        return False
 
 
 def _wait_for_room(fd: int) -> None:

@@ -46,7 +46,7 @@ class Catalog:
         self._notes = notes
         self._ready = ready
         self._changed = changed
-        self._globs = Globs(filesystem, settings.paths, settings.exclude, inflate=settings.gzip)
+        self._globs = Globs(filesystem, settings.paths, settings.exclude, inflate=settings.gzip, own=settings.own)
         self._files = OpenFiles(filesystem, settings.max_open_files)
         self._orphans = Orphans()
         self._loaded: list[Offset] = []
@@ -60,6 +60,10 @@ class Catalog:
     def folders(self) -> set[bytes]:
         """Folders where something may happen."""
         return self._globs.folders | self._places.folders
+
+    def matches(self, path: bytes) -> bool:
+        """Whether a pattern matches this name and nothing excludes it."""
+        return self._globs.matches(path)
 
     @property
     def open_files(self) -> int:
@@ -83,8 +87,8 @@ class Catalog:
     def load(self, state: StateDb) -> None:
         """Take up the streams of earlier runs."""
         self._loaded = state.load_offsets(self._settings.name)
-        for offset in self._loaded:
-            identity, generation = born(offset.source)
+        for source in state.sources(f"{self._settings.name}/"):  # also of files that another input reads by now
+            identity, generation = born(source)
             self._generations[identity] = max(generation, self._generations.get(identity, -1))
         if self._settings.start_at != "checkpoint":
             state.forget([offset.source for offset in self._loaded])
@@ -138,6 +142,8 @@ class Catalog:
         for offset in self._loaded:
             home = Identity(offset.device, offset.inode)
             if offset.finished or home in self.tails or home in found or not self._orphans.lived_at(home):
+                continue
+            if not self._globs.matches(offset.path):  # not rotated: it is not wanted any more
                 continue
             seen = self._places.somewhere(offset.path, home, names)
             tail = self._return(home, seen, now) if seen is not None else None

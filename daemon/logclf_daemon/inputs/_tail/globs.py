@@ -7,11 +7,12 @@ import fnmatch
 import os
 import re
 import stat
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 
 from logclf_daemon.inputs._tail.filesystem import Filesystem
-from logclf_daemon.inputs._tail.identity import Identity, is_compressed
+from logclf_daemon.inputs._tail.identity import Identity, family, is_compressed
 
 _MAGIC = re.compile(rb"[*?\[]")
 _NO_FOLDER = (errno.ENOENT, errno.ENOTDIR, errno.ELOOP)
@@ -26,13 +27,27 @@ class Seen:
 
 
 class Globs:
-    """The patterns of one input. `inflate`: compressed files are read too (gzip) instead of passed over."""
+    """The patterns of one input. `inflate`: compressed files are read too (gzip) instead of passed over.
 
-    def __init__(self, filesystem: Filesystem, paths: Sequence[str], exclude: Sequence[str], *, inflate: bool) -> None:
+    What this daemon itself writes (`own`) is never read, rotated or not: each line would come back as another one.
+    """
+
+    def __init__(
+        self,
+        filesystem: Filesystem,
+        paths: Sequence[str],
+        exclude: Sequence[str],
+        *,
+        inflate: bool,
+        own: Sequence[str] = (),
+    ) -> None:
         self._filesystem = filesystem
         self._patterns = [os.path.abspath(os.fsencode(path)) for path in paths]  # noqa: PTH100
         self._exclude = [re.compile(fnmatch.translate(pattern)).match for pattern in exclude]
         self._inflate = inflate
+        self._own = [os.path.realpath(os.fsencode(path)) for path in own]
+        self._own_now: set[Identity] = set()
+        self._wholes = [_whole(pattern) for pattern in self._patterns]
         self._prefixes = [re.compile(prefix).fullmatch for pattern in self._patterns for prefix in _prefixes(pattern)]
         self.empty: list[bytes] = []
         self._ways = {pattern: _way(pattern) for pattern in self._patterns}
@@ -44,6 +59,10 @@ class Globs:
         """The fixed part of each pattern: where something new may appear."""
         return {_fixed_part(pattern) for pattern in self._patterns}
 
+    def matches(self, path: bytes) -> bool:
+        """Whether a file of this name is one of ours, wherever it is now."""
+        return any(whole.fullmatch(path) for whole in self._wholes) and not self._excluded(path)
+
     def find(self) -> dict[Identity, Seen]:
         """Every regular file that matches.
 
@@ -53,6 +72,7 @@ class Globs:
         found: dict[Identity, Seen] = {}
         self.problems, self.closed = {}, {}
         self.empty = []
+        self._own_now = set(self._own_files())
         for pattern in self._patterns:
             before = len(found) + len(self.problems)
             closed = self._closed_on_the_way(pattern)
@@ -109,9 +129,28 @@ class Globs:
             if not stat.S_ISDIR(looked.st_mode):
                 self.problems[path] = "not a regular file"
             return
+        if self._is_own(path, looked):
+            self.problems[path] = "is what this daemon writes; exclude it, or write to another folder"
+            return
         seen = found.setdefault(Identity.of(looked), Seen(looked))
         if path not in seen.paths:
             seen.paths.append(path)
+
+    def _own_files(self) -> Iterator[Identity]:
+        for path in self._own:
+            with suppress(OSError):
+                yield Identity.of(self._filesystem.stat(path))
+
+    def _is_own(self, path: bytes, looked: os.stat_result) -> bool:
+        if not self._own:
+            return False
+        if Identity.of(looked) in self._own_now:
+            return True
+        before_rotation = family(path)
+        names = (os.path.basename(own) for own in self._own)  # noqa: PTH119
+        if os.path.basename(before_rotation) not in names:  # noqa: PTH119
+            return False
+        return os.path.realpath(before_rotation) in self._own
 
     def _excluded(self, path: bytes) -> bool:
         if is_compressed(path) and not (self._inflate and path.endswith(b".gz")):
@@ -144,6 +183,13 @@ def _way(pattern: bytes) -> list[tuple[bytes, bool]]:
             found.append((folder, magic))
         several = several or magic
     return found
+
+
+def _whole(pattern: bytes) -> re.Pattern[bytes]:
+    """A regular expression for what the pattern matches."""
+    *folders, name = pattern.split(b"/")[1:]
+    way = b"".join(b"(?:[^/]+/)*" if part == b"**" else _part(part) + b"/" for part in folders)
+    return re.compile(b"(?s:/" + way + (b".*" if name == b"**" else _part(name)) + b")")
 
 
 def _prefixes(pattern: bytes) -> list[bytes]:

@@ -15,6 +15,7 @@ class TailSettings:
     name: str = "files"
     paths: Sequence[str]
     exclude: Sequence[str] = ()
+    own: Sequence[str] = ()  # files that this daemon writes
     start_at: str = "checkpoint"
     frames: Frames = field(default_factory=Frames)
     message_key: str = "log"

@@ -9,7 +9,9 @@ from dataclasses import dataclass
 from logclf_daemon.masking import without_login
 
 DEFAULT_PORT = 24224
-AWAY_SECS = 10.0  # a server that failed is tried last for so long
+# A server that failed is tried last for so long, twice as long each time: one that takes chunks and never
+# acknowledges costs `ack_timeout_secs` at each try.
+AWAY_SECS, LONGEST_AWAY_SECS = 10.0, 300.0
 _SCHEMES = ("forward://", "forward+tls://", "forward+unix://")
 
 
@@ -73,6 +75,7 @@ class Router:
         self._clock = clock
         self._credit = dict.fromkeys(self._targets, 0)
         self._away_until = dict.fromkeys(self._targets, float("-inf"))
+        self._failures = dict.fromkeys(self._targets, 0)  # one after the other
 
     def order(self) -> list[Target]:
         """All servers, the one to try first in front."""
@@ -91,8 +94,19 @@ class Router:
         rest = [each for each in self._targets if each not in active]
         return active + sorted(rest, key=lambda each: (self._away_until[each] > now, self._away_until[each]))
 
-    def failed(self, target: Target) -> None:
-        self._away_until[target] = self._clock() + AWAY_SECS
+    def failed(self, target: Target) -> bool:
+        """It goes last for a while. True if that is news."""
+        now = self._clock()
+        if now < self._away_until[target]:  # it was tried all the same, since no other answered
+            return False
+        self._failures[target] += 1
+        pause = AWAY_SECS * 2 ** min(self._failures[target] - 1, 10)
+        self._away_until[target] = now + min(pause, LONGEST_AWAY_SECS)
+        return self._failures[target] == 1
 
-    def answered(self, target: Target) -> None:
+    def answered(self, target: Target) -> bool:
+        """It takes its share again. True if that is news."""
+        was_away = self._failures[target] > 0
+        self._failures[target] = 0
         self._away_until[target] = float("-inf")
+        return was_away
