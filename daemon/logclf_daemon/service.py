@@ -31,6 +31,7 @@ from logclf_daemon.config import Config, located
 from logclf_daemon.control import Answer, ControlServer, socket_path
 from logclf_daemon.errors import ConfigError, NoRoom
 from logclf_daemon.events import (
+    Bug,
     Reloaded,
     ReloadRefused,
     SocketNotUsed,
