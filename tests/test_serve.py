@@ -92,7 +92,7 @@ def test_a_bug_at_a_reload_refuses_it_and_does_not_end_the_following_of_files(
     host = Standalone(Config.model_validate(config))
     broken = threading.Event()
 
-    def build(*arguments: Any) -> Parts:
+    def build(*arguments: Any, **_how: object) -> Parts:
         if broken.is_set():
             raise RuntimeError("a bug")
         return build_parts(*arguments)
