@@ -76,12 +76,21 @@ class SlowStage(FixedStage):
         self.go_on = threading.Event()
         self.reason: str | None = None
         self.warm = False
+        self.looks: int | None = None  # since one was due
 
     def unavailable(self) -> str | None:
         return self.reason
 
     def warm_up(self) -> None:
         self.warm = True
+
+    def due(self) -> bool:
+        return self.looks is not None
+
+    def look(self) -> None:
+        assert self.looks is not None
+        self.looks += 1
+        self.go_on.wait(20)
 
     def classify(self, questions: Sequence[Question]) -> list[Verdict | None]:
         self.go_on.wait(20)

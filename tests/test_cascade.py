@@ -163,6 +163,7 @@ def test_sources_of_one_kind_share_a_cache() -> None:
     assert source_class("/var/log/app.log.3") == source_class("/var/log/app.log")
     assert source_class("kube.pod-7d9f4c_ns") == source_class("kube.pod-1a2b3c_ns")
     assert source_class("nginx") != source_class("sshd")
+    assert source_class("/var/log/caf\udce9.log.1") == "caf?.log", "a name in Latin-1: what is kept of it is text"
 
 
 def attached(record: Record | SealedRecord, tested: Cascade) -> dict[object, object]:

@@ -95,6 +95,14 @@ def test_the_documented_configuration_is_valid(tmp_path: Path) -> None:
         ("llm: {url: 'file:/no/such/file'}\n", "config.yaml:1: llm.url: /no/such/file cannot be read"),
         ("labels: {Only: one}\n", "config.yaml:1: labels: at least two labels are needed"),
         ("labels: {Unclassified: x, Other: y}\n", "'Unclassified' is what the daemon says when it is unsure"),
+        ("labels: {'': x, Other: y}\n", "config.yaml:1: labels: '' is no name; write at most 100 printable characters"),
+        ('labels: {"two\\nlines": x, Other: y}\n', "config.yaml:1: labels: 'two\\nlines' is no name"),
+        ('labels: {"\\u202egnp": x, Other: y}\n', "config.yaml:1: labels: '\\u202egnp' is no name"),
+        (
+            "llm:\n  protected_labels:\n  - Error\n  - Securty Alert\n",
+            "config.yaml:4: llm.protected_labels.1: 'Securty Alert' is not a label; did you mean 'Security Alert'?",
+        ),
+        ("record:\n  meanings:\n    Eror: {}\n", "config.yaml:3: record.meanings.Eror: 'Eror' is not a label; did you"),
         ("http: {listen: '127.0.0.1:1', token: ''}\n", "config.yaml:1: http.token: is empty"),
         (
             "http: {token: 'file:/dev/null'}\n",
@@ -225,6 +233,20 @@ def test_an_alias_bomb_is_refused() -> None:
 def test_yaml_tags_do_nothing(text: str) -> None:
     with pytest.raises(ConfigError, match="not valid YAML"):
         parse(text, "t.yaml")
+
+
+@pytest.mark.parametrize(
+    ("text", "line"),
+    [
+        ("version: 1\nrules: " + "[" * 200_000 + "]" * 200_000, 2),
+        ("- " * 200_000, 1),
+        ('{"a":\n' * 200_000, 100),
+        ("version: 1\nrules: &all [*all]\n", 2),
+    ],
+)
+def test_what_is_nested_without_end_is_refused_and_does_not_end_the_process(text: str, line: int) -> None:
+    with pytest.raises(ConfigError, match=f"^deep.yaml:{line}: not valid YAML: nested deeper than 100 levels$"):
+        parse(text, "deep.yaml")
 
 
 def test_state_goes_where_systemd_says(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

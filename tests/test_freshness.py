@@ -46,6 +46,18 @@ def test_a_file_that_is_saved_or_taken_away_is_a_change_until_it_is_noted(tmp_pa
     assert files.changed(config)
 
 
+def test_a_link_into_nothing_hides_no_other_file(tmp_path: Path) -> None:
+    for name in "abcdefgh":
+        (tmp_path / f"{name}.yaml").symlink_to("nowhere")
+        rules_file(tmp_path / f"{name}-own.yaml")
+    config = config_of(tmp_path)
+
+    for name in "abcdefgh":
+        files = noted(config)
+        rules_file(tmp_path / f"{name}-own.yaml")
+        assert files.changed(config), name
+
+
 def test_a_refused_configuration_that_names_other_places_is_no_change_for_ever(tmp_path: Path) -> None:
     (tmp_path / "other").mkdir()
     runs, refused = config_of(tmp_path / "own"), config_of(tmp_path / "other")

@@ -253,6 +253,12 @@ class Llm(FixedStage):
     def warm_up(self) -> None:
         return
 
+    def due(self) -> bool:
+        return False
+
+    def look(self) -> None:
+        return
+
 
 STEPS = st.sampled_from(["take", "take", "slow", "away", "refuse"])
 SCRIPTS = st.lists(st.one_of(STEPS, STEPS, st.sampled_from(["stuck", "gone", "bug"])), max_size=12)

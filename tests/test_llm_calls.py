@@ -92,6 +92,16 @@ def test_after_a_restart_they_are_none(tmp_path: Path) -> None:
         assert len(server.requests) == 1
 
 
+def test_a_file_may_have_a_name_that_is_no_text(tmp_path: Path) -> None:
+    with OllamaDouble(lambda _: chat("Workflow Error")) as server:
+        for _ in range(2):
+            with real_cascade(tmp_path, server) as cascade:
+                found = asyncio.run(labels_of(cascade, "/var/log/caf\udce9.log", LINES[:2]))
+                assert found == ["Workflow Error"] * 2
+
+    assert len(server.requests) == 1
+
+
 def test_the_whole_daemon_asks_once_for_what_several_files_hold(tmp_path: Path) -> None:
     target = tmp_path / "out.jsonl"
 

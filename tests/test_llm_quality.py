@@ -11,7 +11,7 @@ import pytest
 from click.testing import CliRunner, Result
 
 from logclf_daemon.cli import main
-from ollama_double import OllamaDouble, chat, with_shares
+from ollama_double import OllamaDouble, captured, chat, with_shares
 
 
 def evaluate(*arguments: str) -> Result:
@@ -117,6 +117,25 @@ def test_a_server_that_is_away_is_said(labelled: str) -> None:
 
     assert result.exit_code == 69
     assert "absent" in result.output
+
+
+def test_a_model_the_server_does_not_have_says_what_to_do(labelled: str) -> None:
+    missing = captured("err_model_missing_chat")
+    with OllamaDouble(lambda _: missing, load=lambda _: missing) as server:
+        result = evaluate(labelled, "--url", server.url, "--model", "nosuch:1b")
+
+    assert result.exit_code == 69
+    assert "model_missing: run: ollama pull nosuch:1b" in result.output
+
+
+def test_rows_whose_label_is_none_are_told_and_count_as_wrong(labelled: str) -> None:
+    with Path(labelled).open("a") as file:
+        file.write("app,backup job hangs,Workflow Eror\n")
+    with OllamaDouble(lambda _: chat("Workflow Error")) as server:
+        result = evaluate(labelled, "--url", server.url)
+
+    assert "1 of 5 rows count as wrong: no such label ('Workflow Eror'), first in row 6" in result.stderr
+    assert result.exit_code == 0
 
 
 def test_an_unreadable_table_is_bad_input(tmp_path: Path) -> None:

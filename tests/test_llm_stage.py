@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -17,7 +18,7 @@ import pytest
 from logclf_daemon.errors import ConfigError, ServiceUnavailable
 from logclf_daemon.metrics import value
 from logclf_daemon.record import Question, Verdict
-from logclf_daemon.stages._llm.breaker import FIRST_PAUSE_SECS
+from logclf_daemon.stages._llm.breaker import FIRST_PAUSE_SECS, LONGEST_PAUSE_SECS
 from logclf_daemon.stages._llm.nearest import Nearest
 from logclf_daemon.stages._llm.prior import corrected, likeliest
 from logclf_daemon.stages._llm.server import CLIENT_ERRORS, failure
@@ -95,6 +96,26 @@ def test_a_captured_answer_with_logprobs_is_read() -> None:
     assert verdict.label == "User Action"
     assert verdict.confidence is not None
     assert 0 <= verdict.confidence <= 1
+
+
+@pytest.mark.parametrize("logprob", ["NaN", "Infinity", "1e400", "99999", "-1e400", "1e-300"])
+def test_a_logprob_that_is_none_makes_no_confidence_above_one(logprob: str) -> None:
+    status, body = with_shares("Error", {"Error": 0.9, "User Action": 0.1})
+    odd = re.sub(rb'"logprob": -?[\d.e-]+', b'"logprob": ' + logprob.encode(), body)
+    with stage(lambda _: (status, odd)) as (tested, _):
+        verdict = ask(tested)
+
+    assert verdict.label == "Error"
+    assert verdict.confidence is not None
+    assert 0 <= verdict.confidence <= 1
+
+
+def test_an_answer_nested_without_end_is_no_label() -> None:
+    answer = json.loads(chat("Error")[1])
+    answer["message"]["content"] = "[" * 100_000
+    with stage(lambda _: (200, json.dumps(answer).encode())) as (tested, _):
+        assert ask(tested).reason == "low_confidence"
+        assert tested.breaker == "closed"
 
 
 def test_confidence_is_the_share_of_the_label_where_it_starts() -> None:
@@ -182,6 +203,7 @@ def test_an_answer_that_is_no_label_is_an_abstention(answer: tuple[int, bytes]) 
         ((200, b"garbage"), "failing"),
         ((200, b"[1]"), "failing"),
         ((200, b'{"no": "message"}'), "failing"),
+        ((200, b"[" * 200_000), "failing"),
         (None, "failing"),
     ],
 )
@@ -537,6 +559,60 @@ def test_a_frozen_server_is_noticed_before_a_question_is_lost_in_it(monkeypatch:
         server.frozen.clear()
         assert ask(tested).reason == "llm_timeout"
         assert server.requests == []
+
+
+# --- while nobody asks ----------------------------------------------------------------------------------------------
+
+
+def test_a_server_that_comes_back_is_found_where_nobody_asks_at_the_pace_of_the_breaker() -> None:
+    clock = Clock()
+    with OllamaDouble(lambda _: chat("Error")) as server:
+        port = server.port
+    tested = LlmStage(LlmOptions(url=f"http://127.0.0.1:{port}"), Taxonomy(), clock=clock)
+    tested.warm_up()
+    assert (tested.state, tested.due()) == ("absent", False)
+    clock.now += FIRST_PAUSE_SECS
+    assert tested.due()
+    tested.look()
+    clock.now += FIRST_PAUSE_SECS
+    assert not tested.due(), "the second pause is longer"
+    clock.now += FIRST_PAUSE_SECS
+
+    with OllamaDouble(lambda _: chat("Error"), port=port) as server:
+        tested.look()
+        assert (tested.state, tested.breaker, tested.due()) == ("ready", "closed", False)
+        assert (len(server.loads), len(server.requests)) == (1, 0)
+    tested.close()
+
+
+def test_a_server_that_went_away_is_found_too_and_one_that_is_there_need_not_load_the_model(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock = Clock()
+    caplog.set_level("INFO", "logclf")
+    monkeypatch.setattr("logclf_daemon.stages._llm.server.QUICK_SECS", 0.5)
+    with stage(lambda _: chat("Error"), clock) as (tested, server):
+        ask(tested)
+        clock.now += LONGEST_PAUSE_SECS - 1
+        assert not tested.due()
+        clock.now += 1
+        assert tested.due()
+
+        server.loaded = None  # its keep_alive is over
+        tested.look()
+        assert (tested.state, tested.due(), len(server.loads)) == ("ready", False, 1)
+
+        clock.now += LONGEST_PAUSE_SECS
+        server.frozen.clear()
+        tested.look()
+        assert (tested.state, tested.breaker, tested.due()) == ("timeout", "open", False)
+
+    ours = [record for record in caplog.records if record.name == "logclf"]
+    told = [(record.levelname, record.getMessage().split(" detail")[0]) for record in ours]
+    assert told == [
+        ("INFO", "LLM ready model=qwen3:1.7b state=ready"),
+        ("WARNING", "LLM state changed state=timeout"),
+    ]
 
 
 # --- the breaker ---------------------------------------------------------------------------------------------------

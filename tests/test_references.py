@@ -78,6 +78,7 @@ VALUES: dict[Any, str] = {
     "record.message_keys": "[a, b]",
     "record.enrich": "[ecs]",
     "record.meanings": "{Error: {level: warn}}",
+    "llm.protected_labels": "[Error]",
     "labels": "{Fire: it burns, Water: it is wet}",
     "inputs": "[{type: stdin}]",
     "outputs": "{type: jsonl}",

@@ -69,6 +69,23 @@ def test_a_line_may_be_given_instead_of_its_template(state: Path) -> None:
     assert verdicts(state, "show", "frobnicator stalled 99").exit_code == 0
 
 
+def test_a_line_and_a_source_may_hold_bytes_that_are_no_text(state: Path) -> None:
+    done = verdicts(state, "set", "frob\udcff stalled here", "Workflow Error", "--source", "caf\udce9.log")
+
+    assert done.exit_code == 0, done.output
+    (row,) = [row for row in exported(state) if row["origin"] == "human"]
+    assert (row["source"], row["example"]) == ("caf?.log", "frob\ufffd stalled here")
+
+
+def test_what_a_person_wrote_may_name_the_file_it_comes_from(state: Path) -> None:
+    line = json.dumps({"template": "f" * 16, "source": "/var/log/app-7.log.1", "label": "Error"})
+
+    assert verdicts(state, "import", "-", stdin=line).exit_code == 0
+
+    (row,) = [row for row in exported(state) if row["origin"] == "human"]
+    assert row["source"] == "app.log"
+
+
 @pytest.mark.parametrize(
     ("arguments", "code", "words"),
     [
@@ -126,6 +143,9 @@ def test_a_confidence_that_was_not_measured_is_none(state: Path, tmp_path: Path)
         '{"template": "0123456789abcdef", "source": "a", "label": "Error", "confidence": 7}',
         '{"template": "0123456789abcdef", "source": "a", "label": "Error", "origin": "llm"}',
         '{"template": "0123456789abcdef", "source": "a", "label": "Error", "orign": "human"}',
+        '{"template": "0123456789abcdef", "source": "a", "label": "Error", "created": 99999999999999999999}',
+        '{"template": "0123456789abcdef", "source": "a", "label": "Error", "last_seen": 1795910071000}',
+        '{"template": "0123456789abcdef", "source": "a", "label": "Error", "hits": -5}',
     ],
 )
 def test_a_wrong_line_imports_nothing(state: Path, line: str) -> None:

@@ -94,6 +94,22 @@ def test_an_id_used_twice_names_both_places(tmp_path: Path) -> None:
         load(tmp_path, GOOD)
 
 
+def test_hidden_files_of_a_folder_are_no_rule_files(tmp_path: Path) -> None:
+    for unfinished in (".own.yaml", ".ansible_tmpx1own.yaml", "._own.yaml"):
+        (tmp_path / unfinished).write_bytes(b"\x00\xff: [")
+
+    assert len(load(tmp_path, GOOD)) == 1
+
+
+def test_a_place_that_cannot_be_looked_at_is_named_with_its_option() -> None:
+    options = RulesOptions(paths=(Path("/tmp"), Path("/") / ("x" * 300)), builtin=False)
+
+    with pytest.raises(ConfigError, match=r"xxx: cannot be read: File name too long; give") as raised:
+        load_rules(options, Taxonomy(), None)
+
+    assert raised.value.key == ("rules", "paths", 1)
+
+
 def test_a_missing_folder_is_named() -> None:
     with pytest.raises(ConfigError, match="/nowhere/rules: no such rule file or folder"):
         load_rules(RulesOptions(paths=(Path("/nowhere/rules"),), builtin=False), Taxonomy(), None)

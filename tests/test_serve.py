@@ -2,17 +2,27 @@
 
 from __future__ import annotations
 
+import asyncio
+import os
 import re
 import signal
+import threading
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
 from click.testing import CliRunner
 
 from daemon_process import Daemon, rules_file
+from fault_doubles import configuration, free_port, until
+from logclf_daemon.build import Parts, build_parts
 from logclf_daemon.cli import main
+from logclf_daemon.config import Config
+from logclf_daemon.http.standalone import Standalone
+from logclf_daemon.metrics import value
+from ollama_double import OllamaDouble, chat
 
 ALONE = ("--no-builtin-rules", "--no-model", "--no-llm")
 
@@ -50,7 +60,11 @@ def test_a_saved_rule_is_in_force_without_a_restart(served: Daemon, rules: Path)
     assert served.stop() == 0
 
 
-def test_a_persons_word_elsewhere_counts_here_too(served: Daemon, tmp_path: Path) -> None:
+@pytest.mark.parametrize("lost", [False, True])
+def test_a_persons_word_elsewhere_counts_here_too(served: Daemon, lost: bool) -> None:
+    if lost:  # somebody cleared the memory of a server that runs
+        for file in Path(os.environ["STATE_DIRECTORY"]).glob("cache.db*"):
+            file.unlink()
     assert label_of(served, "frobnicator stalled") == "Unclassified"
 
     said = CliRunner().invoke(
@@ -69,6 +83,64 @@ def test_a_hang_up_reloads_and_says_so(served: Daemon) -> None:
     served.wait_for(lambda daemon: "reloaded generation=2" in daemon.said)
     assert label_of(served, "boom") == "Critical Error"
     assert served.stop() == 0
+
+
+def test_a_bug_at_a_reload_refuses_it_and_does_not_end_the_following_of_files(
+    rules: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = configuration(tmp_path, {"type": "memory"}, rules={"builtin": False, "paths": [str(rules)]})
+    host = Standalone(Config.model_validate(config))
+    broken = threading.Event()
+
+    def build(*arguments: Any) -> Parts:
+        if broken.is_set():
+            raise RuntimeError("a bug")
+        return build_parts(*arguments)
+
+    monkeypatch.setattr("logclf_daemon.http.standalone.build_parts", build)
+    refused = value("logclf_reloads_total", result="refused")
+
+    async def scenario() -> None:
+        following = asyncio.create_task(host.watch())
+        broken.set()
+        rules_file(rules / "own.yaml")
+        await until(lambda: value("logclf_reloads_total", result="refused") > refused)
+        broken.clear()
+        rules_file(rules / "own.yaml")
+        await until(lambda: host.running().number == 2)
+        following.cancel()
+
+    asyncio.run(scenario())
+    host.close()
+
+
+def test_an_llm_that_comes_and_goes_is_told_of_where_nobody_asks(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("logclf_daemon.waiting.LOOK_AGAIN_SECS", 0.02)
+    monkeypatch.setattr("logclf_daemon.stages.llm.LONGEST_PAUSE_SECS", 0.2)
+    monkeypatch.setattr("logclf_daemon.stages._llm.breaker.FIRST_PAUSE_SECS", 0.1)
+    monkeypatch.setattr("logclf_daemon.stages._llm.server.QUICK_SECS", 0.5)
+    port = free_port()
+    llm = {"url": f"http://127.0.0.1:{port}"}
+    host = Standalone(Config.model_validate(configuration(tmp_path, {"type": "memory"}, llm=llm)))
+
+    def note(state: str) -> list[str]:
+        return [f"llm: {state}; lines it would have decided stay Unclassified"]
+
+    async def scenario() -> None:
+        looking = asyncio.create_task(host.watch())
+        await until(lambda: host.running().notes() == note("absent"))
+        with OllamaDouble(lambda _: chat("Error"), port=port) as server:
+            await until(lambda: host.running().llm()["state"] == "ready")
+            server.frozen.clear()
+            await until(lambda: host.running().notes() == note("timeout"))
+            server.frozen.set()
+            await until(lambda: host.running().notes() == [])
+        looking.cancel()
+
+    asyncio.run(scenario())
+    host.close()
 
 
 @pytest.mark.parametrize(

@@ -6,6 +6,7 @@ import asyncio
 import re
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from doubles import FixedStage, cascade, rule
@@ -134,6 +135,13 @@ def test_counts_are_whole_numbers() -> None:
 
 def test_no_inputs_is_a_reason() -> None:
     assert running(slots=[OutputSlot(MemoryOutput())]).troubles() == ["inputs: there are none"]
+
+
+def test_a_verdict_memory_that_cannot_be_used_is_named(tmp_path: Path) -> None:
+    looked = replace(running(inputs=[MemoryInput([])]), directory=tmp_path)
+
+    assert looked.troubles() == []
+    assert looked.notes() == [f"verdicts: {tmp_path}/cache.db cannot be used; mend it, then: logclf-daemon ctl reload"]
 
 
 def test_a_dead_ollama_is_named_and_no_reason_not_to_be_ready() -> None:

@@ -28,7 +28,7 @@ from logclf_daemon.stages.model import ModelOptions, ModelStage
 from logclf_training import calibrate, cli, convert, dataset, fit, head, recipe
 from logclf_training.dataset import Example, folds
 from logclf_training.encoder import Exported, embed
-from logclf_training.export import Parts, write_folder
+from logclf_training.export import Parts, check_place, write_folder
 from logclf_training.head import HeadSettings
 from logclf_training.recipe import Data, Recipe, train
 from model_doubles import LABELS, WORDS, tiny_encoder, tiny_head, tiny_model, tiny_tokenizer
@@ -326,6 +326,23 @@ def test_a_folder_is_replaced_only_when_asked_and_only_by_a_good_one(tmp_path: P
 
     assert (out / "config.json").read_bytes() == before
     assert [path.name for path in tmp_path.iterdir()] == ["model"]
+
+
+def test_a_place_that_cannot_be_written_is_told_before_the_work(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+
+    with pytest.raises(BadInput, match=r"file/model: .*file cannot be written: .*; give another --out"):
+        check_place(tmp_path / "file" / "model", replace=False)
+    check_place(tmp_path / "new" / "model", replace=False)
+
+    assert list((tmp_path / "new").iterdir()) == []
+
+
+def test_nobody_trains_the_answer_of_who_is_unsure() -> None:
+    unsure = Example("what is this", "Unclassified", "a", "row 7")
+
+    with pytest.raises(BadInput, match="row 7: Unclassified is what the daemon says when it is unsure"):
+        fit.examined([*rows(80), unsure], 8, silent)
 
 
 def test_a_folder_of_something_else_is_never_replaced(tmp_path: Path) -> None:

@@ -357,6 +357,49 @@ def test_a_damaged_file_is_set_aside_and_the_memory_starts_empty(tmp_path: Path,
     memory.close()
 
 
+@pytest.mark.parametrize("gone", ["deleted", "moved", "replaced"])
+def test_a_file_that_is_gone_under_a_running_daemon_is_made_again_and_peoples_words_count(
+    tmp_path: Path, gone: str
+) -> None:
+    path = tmp_path / "cache.db"
+    memory = VerdictMemory(path, "one")
+    memory.set("a", "app", "Error")
+    seen = memory.changes()
+    for file in list(tmp_path.iterdir()):
+        file.unlink() if gone == "deleted" else file.rename(tmp_path / f"old-{file.name}")
+    if gone == "replaced":
+        VerdictMemory(path, "one").close()
+
+    again = memory.changes()
+    other = VerdictMemory(path, "one")
+    other.set("b", "app", "User Action")
+
+    assert seen < again < memory.changes()
+    assert memory.classify([question("a"), question("b")]) == [None, Verdict("User Action", 1.0, "llm")]
+    memory.close()
+    other.close()
+
+
+def test_damage_under_a_running_daemon_is_set_aside_and_what_is_said_from_then_on_is_kept(tmp_path: Path) -> None:
+    path = tmp_path / "cache.db"
+    memory = VerdictMemory(path, "one", clock=lambda: 7.0)
+    for number in range(200):
+        memory.remember(question(f"t{number}"), ERROR)
+    with sqlite3.connect(path) as connection:
+        connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+    with path.open("r+b") as file:
+        file.write(b"damage " * 20_000)
+
+    with pytest.raises(StageError, match=r"cache\.db"):
+        memory.classify([question(f"t{number}") for number in range(200)])
+    memory.changes()
+    memory.remember(question("new"), ERROR)
+
+    assert (tmp_path / "cache.db.corrupt-7").exists()
+    assert memory.classify([question("t1"), question("new")]) == [None, ERROR]
+    memory.close()
+
+
 def test_it_may_be_used_from_several_threads(tmp_path: Path) -> None:
     memory = VerdictMemory(tmp_path / "cache.db", "one")
 

@@ -203,6 +203,29 @@ def test_the_stage_is_warmed_up_before_the_first_question() -> None:
     asyncio.run(scenario())
 
 
+def test_a_stage_is_looked_at_when_that_is_due_one_look_at_a_time() -> None:
+    stage = SlowStage()
+
+    async def scenario() -> None:
+        room = WaitingRoom(stage)
+        room.look_again()
+        stage.looks = 0
+        for _ in range(3):
+            room.look_again()
+        await until(lambda: stage.looks == 1)
+        stage.go_on.set()
+
+        def again() -> bool:
+            room.look_again()
+            return stage.looks == 2
+
+        await until(again)
+        room.close()
+        room.look_again()
+
+    asyncio.run(scenario())
+
+
 class Flaky(SlowStage):
     """Answers, then is away for as long as the test says."""
 
@@ -286,6 +309,24 @@ def test_answers_are_remembered_and_failures_are_not() -> None:
 
     asyncio.run(scenario())
     assert remembered == [("good", "Error")]
+
+
+def test_an_answer_that_cannot_be_remembered_counts_and_holds_up_no_other() -> None:
+    stage = SlowStage({"a": "Error", "b": "Error"})
+    stage.go_on.set()
+
+    def forgets(asked: Question, verdict: Verdict) -> None:
+        raise RuntimeError("bug")
+
+    async def scenario() -> None:
+        room = WaitingRoom(stage, remember=forgets)
+        asked = [room.ask(question(text), 1) for text in "ab"]
+        verdicts = await room.collect([(future, 1) for future in asked if not isinstance(future, Verdict)])
+
+        assert [verdict.label for verdict in verdicts] == ["Error", "Error"]
+        await until(lambda: room.questions == 0)
+
+    asyncio.run(scenario())
 
 
 def test_a_bug_in_the_stage_is_an_abstention() -> None:

@@ -80,11 +80,11 @@ def build_parts(config: Config, state: Path | None, before: Parts | None = None,
     same = same and not config.llm.examples  # they are those of the rules
     if same and before is not None:
         llm, memory = before.llm, before.memory
-    else:
-        if config.llm.enabled is not False:
-            with located(config):
-                llm = LlmStage(config.llm, taxonomy, labelled=_labelled(rules) if config.llm.examples else ())
-        memory = memory_of(config, llm, state) if state is not None else None
+    elif config.llm.enabled is not False:
+        with located(config):
+            llm = LlmStage(config.llm, taxonomy, labelled=_labelled(rules) if config.llm.examples else ())
+    if memory is None and state is not None:
+        memory = memory_of(config, llm, state)
     if memory is not None:
         memory.head = model.digest[:16] if model is not None else ""
     return Parts(config, rules, model, memory, llm)

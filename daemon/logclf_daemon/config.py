@@ -145,16 +145,20 @@ class Config(_Section):
         return labels
 
     @model_validator(mode="after")
-    def _meanings_of_labels(self) -> Self:
-        unknown = [label for label in self.record.meanings if label not in self.taxonomy]
+    def _labels_that_are_named_exist(self) -> Self:
+        named: list[tuple[str, tuple[str | int, ...]]]
+        named = [(label, ("record", "meanings", label)) for label in self.record.meanings]
+        if self.llm.protected_labels != LlmOptions().protected_labels:  # the default is for those who have that label
+            named += [(label, ("llm", "protected_labels", at)) for at, label in enumerate(self.llm.protected_labels)]
+        unknown = [self._no_label(label, key) for label, key in named if label not in self.taxonomy]
         if unknown:  # each at its own key, not at the top of the file
-            raise ValidationError.from_exception_data("Config", [self._no_label(label) for label in unknown])
+            raise ValidationError.from_exception_data("Config", unknown)
         return self
 
-    def _no_label(self, label: str) -> InitErrorDetails:
+    def _no_label(self, label: str, key: tuple[str | int, ...]) -> InitErrorDetails:
         words = {"label": repr(label), "hint": self.taxonomy.suggestion(label)}
         kind = PydanticCustomError("unknown_label", "{label} is not a label{hint}", words)
-        return InitErrorDetails(type=kind, loc=("record", "meanings", label), input=label)
+        return InitErrorDetails(type=kind, loc=key, input=label)
 
     @property
     def taxonomy(self) -> Taxonomy:

@@ -19,6 +19,7 @@ Place = tuple[str | int, ...]
 Model = TypeVar("Model", bound=BaseModel)
 
 MAX_NODES = 1_000_000  # an alias bomb unfolds to more
+MAX_DEPTH = 100  # of mappings and lists within each other
 NOT_FOR_USERS = {"memory"}  # kinds of inputs and outputs that are for tests: nobody is told of them
 
 
@@ -63,7 +64,7 @@ def load(path: Path) -> Document:
 
 def parse(text: str, name: str) -> Document:
     """Like `load`, from text."""
-    loader = yaml.CSafeLoader(text)
+    loader = _Loader(text)
     lines: dict[Place, int] = {}
     try:
         node = loader.get_single_node()
@@ -83,6 +84,26 @@ def parse(text: str, name: str) -> Document:
     return Document(name, data, lines)
 
 
+class _TooDeep(yaml.MarkedYAMLError):
+    def __init__(self, node: yaml.Node | None) -> None:
+        mark = node.start_mark if node is not None else None
+        super().__init__(problem=f"nested deeper than {MAX_DEPTH} levels", problem_mark=mark)
+
+
+class _Loader(yaml.CSafeLoader):
+    """It composes by recursion in C: without a bound a file of brackets would end the process."""
+
+    _depth = 0
+
+    def descend_resolver(self, current_node: yaml.Node | None, current_index: object) -> None:
+        self._depth += 1
+        if self._depth > MAX_DEPTH:
+            raise _TooDeep(current_node)
+
+    def ascend_resolver(self) -> None:
+        self._depth -= 1
+
+
 class _Walk:
     """Nodes to plain data, noting lines; refuses what a configuration never needs."""
 
@@ -96,6 +117,8 @@ class _Walk:
         self._nodes += 1
         if self._nodes > MAX_NODES:
             raise ConfigError(f"{self._name}: too large once its aliases are unfolded")
+        if len(place) > MAX_DEPTH:  # a list that holds itself
+            raise _TooDeep(node)
         self._lines.setdefault(place, node.start_mark.line + 1)
         if isinstance(node, yaml.MappingNode):
             return dict(self._pairs(node, place))

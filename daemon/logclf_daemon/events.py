@@ -331,6 +331,16 @@ class LlmAbsent(Event):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class LlmReady(Event):
+    message = "LLM ready"
+    total = LlmStateChanged.total
+    labels = ("state",)
+
+    model: str
+    state: str = "ready"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class LlmCalled(Event):
     message = "LLM asked"
     level = logging.DEBUG

@@ -81,5 +81,6 @@ def _found(place: Path) -> Iterator[tuple[str, int, int, int]]:
             yield str(place), looked.st_size, looked.st_mtime_ns, looked.st_ino
             return
         for entry in entries:
-            looked = entry.stat()
-            yield entry.path, looked.st_size, looked.st_mtime_ns, looked.st_ino
+            with contextlib.suppress(OSError):  # a link into nothing (an editor's lock) hides none of the others
+                looked = entry.stat()
+                yield entry.path, looked.st_size, looked.st_mtime_ns, looked.st_ino

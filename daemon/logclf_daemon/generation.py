@@ -327,4 +327,6 @@ _VARYING = re.compile(r"[-_.@]?[0-9a-f]*[0-9][0-9a-f]*")
 
 def source_class(source: str) -> str:
     """Sources that write the same kind of lines: the file's name or the tag without numbers, hashes and rotation."""
-    return _VARYING.sub("", PurePath(source).name) or "numbered"
+    # A file may be named in any bytes; what is kept in a database and sent to an LLM is text.
+    name = PurePath(source).name.encode("utf-8", "replace").decode()
+    return _VARYING.sub("", name) or "numbered"

@@ -94,6 +94,12 @@ class TakingTurns:
     def warm_up(self) -> None:
         self._llm.warm_up()
 
+    def due(self) -> bool:
+        return self._llm.due()
+
+    def look(self) -> None:
+        self._llm.look()
+
     def classify(self, questions: Sequence[Question]) -> Sequence[Verdict | None]:
         with self._left.get_lock():
             known = self._memory.classify(questions) if self._memory is not None else [None] * len(questions)

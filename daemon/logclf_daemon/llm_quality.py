@@ -121,7 +121,7 @@ def measure(stage: LlmStage, rows: Sequence[LabelledRow], progress: Callable[[in
         stage.spent = stage.said = None
         (verdict,) = stage.classify([question])
         if stage.breaker != "closed":
-            raise ServiceUnavailable(f"{stage.shown_url}: {stage.state}; see `logclf-daemon doctor`")
+            raise ServiceUnavailable(f"{stage.shown_url}: {stage.state}: {stage.trouble}")
         if stage.spent is not None:
             spent.append(stage.spent)
         if prior is not None and stage.said is not None and stage.said.shares is not None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Container, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -211,6 +211,17 @@ def _labelled(path: Path, rows: csv.DictReader[str]) -> Iterator[LabelledRow]:
             raise BadInput(f"{path}: row {number} has no {LABEL}; label it or take the row out")
         message = (row[MESSAGE] or "").encode("utf-8", "surrogateescape")
         yield LabelledRow(number, canonical(message), label, row.get(SOURCE) or "", message)
+
+
+def foreign_labels(rows: Sequence[LabelledRow], known: Container[str]) -> str | None:
+    """Words for people on rows whose label cannot be answered at all: they count as wrong; None if there are none."""
+    foreign = [row for row in rows if row.label not in known]
+    if not foreign:
+        return None
+    names = ", ".join(sorted({repr(row.label) for row in foreign})[:5])
+    return (
+        f"{len(foreign)} of {len(rows)} rows count as wrong: no such label ({names}), first in row {foreign[0].number}"
+    )
 
 
 def quality_of(stage: ModelStage, rows: Sequence[LabelledRow]) -> Quality:

@@ -31,6 +31,7 @@ from logclf_daemon.config import Config, located
 from logclf_daemon.control import Answer, ControlServer, socket_path
 from logclf_daemon.errors import ConfigError, NoRoom
 from logclf_daemon.events import (
+    Bug,
     Reloaded,
     ReloadRefused,
     SocketNotUsed,
@@ -49,6 +50,7 @@ from logclf_daemon.pipeline import Pipeline
 from logclf_daemon.state import StateDb
 from logclf_daemon.tap import Tap
 from logclf_daemon.telemetry import Running
+from logclf_daemon.waiting import look_after
 
 TAP_SECS = 0.2
 ROOM_SECS = 2.0
@@ -144,6 +146,7 @@ class Service:
                     self._reloads(),
                     self._count_seen(),
                     self._settle(),
+                    look_after(lambda: self._cascade.waiting),
                     feed_watchdog(pipeline),
                 )
             ]
@@ -293,14 +296,20 @@ class Service:
                 raise ConfigError(f"{', '.join(changed)}: changed; restart the service for that")
             parts = await asyncio.to_thread(build_parts, config, self._directory, self._parts, soon=True)
         except ConfigError as error:
-            emit(ReloadRefused(error=str(error)))
-            notify("READY=1", f"STATUS=reload refused, generation {self._number} stays")
-            return str(error)
+            return self._refused(str(error))
+        except Exception as error:  # nothing must end the following of files: it would be missed only much later
+            emit(Bug(where="reload", error=repr(error)))
+            return self._refused(f"a bug of ours, see the log: {error!r}")
         if config.labels != self.config.labels:
             tell_unused(parts)
         self._swap(config, parts)
         notify("READY=1", f"STATUS={len(parts.rules)} rules, generation {self._number}")
         return None
+
+    def _refused(self, error: str) -> str:
+        emit(ReloadRefused(error=error))
+        notify("READY=1", f"STATUS=reload refused, generation {self._number} stays")
+        return error
 
     def _configured(self) -> Config:
         """The configuration as it is now; what it names is noted as looked at, whether it is taken or refused."""
@@ -313,7 +322,7 @@ class Service:
         before, self._parts, self.config = self._parts, parts, config
         self._swapped.set()
         self._number += 1
-        if parts.llm is not before.llm:
+        if parts.llm is not before.llm or parts.memory is not before.memory:  # the room has both
             room, self._cascade.waiting = self._cascade.waiting, waiting_room(parts)
             if room is not None:
                 room.close()

@@ -21,6 +21,7 @@ DEFAULT_LABELS: dict[str, str] = {
     "Workflow Error": "a named job, task, attempt, workflow or pipeline step that failed, was aborted or cleaned up",
     "Deprecation Warning": "an API, feature, option or version is deprecated, outdated, retired or to be removed",
 }
+MAX_CHARS = 100  # of a name: it stands in every record, in metrics, on terminals and in the prompt
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,6 +35,11 @@ class Taxonomy:
             raise ConfigError(
                 f"labels: {UNCLASSIFIED!r} is what the daemon says when it is unsure; choose another name"
             )
+        for name in self.labels:
+            if name != name.strip() or not name or not name.isprintable() or len(name) > MAX_CHARS:
+                raise ConfigError(
+                    f"labels: {name[:MAX_CHARS]!r} is no name; write at most {MAX_CHARS} printable characters"
+                )
         if len(self.labels) < 2:
             raise ConfigError("labels: at least two labels are needed")
 

@@ -14,6 +14,7 @@ from logclf_daemon.cascade import Cascade
 from logclf_daemon.config import Config
 from logclf_daemon.metrics import exposition, value
 from logclf_daemon.pipeline import OutputSlot, Pipeline
+from logclf_daemon.stages.verdicts import FILE_NAME
 from logclf_daemon.state import StateDb
 
 AWAY_SECS = 60.0  # an output that is away for longer is a reason to look
@@ -67,10 +68,15 @@ class Running:
 
     def notes(self) -> list[str]:
         """What is worth knowing though the daemon is ready."""
+        found = []
         llm = self.parts.llm
-        if llm is None or llm.state in ("ready", "unknown"):
-            return []
-        return [f"llm: {llm.state}; lines it would have decided stay Unclassified"]
+        if llm is not None and llm.state not in ("ready", "unknown"):
+            found.append(f"llm: {llm.state}; lines it would have decided stay Unclassified")
+        if self.directory is not None and self.parts.memory is None:
+            found.append(
+                f"verdicts: {self.directory / FILE_NAME} cannot be used; mend it, then: logclf-daemon ctl reload"
+            )
+        return found
 
     def metrics(self) -> bytes:
         """The Prometheus exposition of this moment."""

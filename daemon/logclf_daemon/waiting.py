@@ -11,6 +11,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
+from concurrent.futures import Future
 from typing import Protocol
 
 from logclf_daemon.errors import StageError
@@ -22,6 +23,7 @@ from logclf_daemon.record import Question, Verdict, abstention
 # A template the LLM could not label is asked again after a minute, then after two, …
 RETRY_SECS, LONGEST_RETRY_SECS = 60.0, 6 * 3600.0
 MAX_REMEMBERED_FAILURES = 4096
+LOOK_AGAIN_SECS = 1.0  # how often it is asked whether a look is due; the stage has its own, slower pace
 PATIENCE_SECS, LOOK_SECS = 120.0, 0.25  # where records wait as long as it takes, for a server that answered before
 
 
@@ -33,6 +35,15 @@ class SlowStage(Stage, Protocol):
 
     def warm_up(self) -> None:
         """Prepare for the first question; may take long."""
+
+    def due(self) -> bool:
+        """Whether nobody knows how it is by now: it failed and had its pause, or was not asked for long.
+
+        Must not block.
+        """
+
+    def look(self) -> None:
+        """Find out how it is, where nobody asks; may take long."""
 
 
 class _Flight:
@@ -126,6 +137,7 @@ class WaitingRoom:
         self._worked = False
         self._failed: dict[tuple[str, str], tuple[float, float, str]] = {}
         self._executor = LooseThreads(concurrency, "llm")
+        self._looking: Future[None] | None = None
         self.waiting = 0
 
     @property
@@ -135,11 +147,17 @@ class WaitingRoom:
 
     def warm_up(self) -> None:
         """Prepare the stage in the background; questions come after it."""
-        self._executor.submit(self._warm_up)
+        self._looking = self._executor.submit(self._beside, self.stage.warm_up)
 
-    def _warm_up(self) -> None:
+    def look_again(self) -> None:
+        """Have the stage looked at in the background if that is due, one look at a time."""
+        looks = self._looking is not None and not self._looking.done()
+        if not looks and not self._closed and self.stage.due():
+            self._looking = self._executor.submit(self._beside, self.stage.look)
+
+    def _beside(self, call: Callable[[], None]) -> None:
         try:
-            self.stage.warm_up()
+            call()
         except Exception as error:
             emit(Bug(where=f"stage {self.stage.name}", error=repr(error)))
 
@@ -234,7 +252,10 @@ class WaitingRoom:
         verdict = verdict or abstention("low_confidence")
         self._worked = self._worked or not verdict.abstained
         if self._remember is not None and not verdict.abstained:
-            self._remember(question, verdict)
+            try:
+                self._remember(question, verdict)
+            except Exception as error:  # the answer counts all the same
+                emit(Bug(where="stage verdicts", error=repr(error)))
         return verdict
 
     def _land(self, flight: _Flight, verdict: Verdict) -> None:
@@ -278,3 +299,11 @@ class WaitingRoom:
             if not flight.future.get_loop().is_closed():
                 flight.future.cancel()
         self._executor.shutdown(wait=False, cancel_futures=True)
+
+
+async def look_after(room: Callable[[], WaitingRoom | None]) -> None:
+    """For ever: what is said of the slow stage of the room of the moment is true, also where nobody asks it."""
+    while True:
+        await asyncio.sleep(LOOK_AGAIN_SECS)
+        if (current := room()) is not None:
+            current.look_again()

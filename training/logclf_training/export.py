@@ -80,8 +80,14 @@ def check_place(out: Path, *, replace: bool) -> None:
     """Refuse early what `write_folder` would refuse after the work.
 
     Raises:
-        BadInput: `out` exists and `replace` is not asked for, or is something else than a model folder.
+        BadInput: `out` exists and `replace` is not asked for, or is something else than a model folder, or cannot be
+            written.
     """
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        tempfile.TemporaryDirectory(dir=out.parent, prefix=f".{out.name}-").cleanup()
+    except OSError as error:
+        raise BadInput(f"{out}: {out.parent} cannot be written: {error.strerror}; give another --out") from error
     if not out.exists() or (out.is_dir() and not any(out.iterdir())):
         return
     if not (out / CONFIG).is_file():

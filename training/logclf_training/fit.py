@@ -12,6 +12,7 @@ import numpy as np
 from logclf_daemon import quality
 from logclf_daemon.errors import BadInput, ConfigError
 from logclf_daemon.quality import LabelledRow, Quality, as_text, measure
+from logclf_daemon.record import UNCLASSIFIED
 from logclf_daemon.stages._model import folder
 from logclf_daemon.stages._model.head import Floats
 from logclf_daemon.stages.model import ModelOptions, ModelStage
@@ -121,8 +122,13 @@ def examined(rows: Sequence[Example], least_rows: int, say: Say) -> list[Example
     """The rows that can be learned from; tells about contradictory and few ones.
 
     Raises:
-        BadInput: A label has fewer than `least_rows` different rows, or there is only one label.
+        BadInput: A label has fewer than `least_rows` different rows, is none, or there is only one label.
     """
+    unsure = [example.origin for example in rows if example.label == UNCLASSIFIED]
+    if unsure:
+        raise BadInput(
+            f"{unsure[0]}: {UNCLASSIFIED} is what the daemon says when it is unsure; label it or take it out"
+        )
     clear, contradictions = without_contradictions(rows)
     for contradiction in contradictions[:_SHOWN]:
         say(_told(contradiction))

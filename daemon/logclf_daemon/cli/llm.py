@@ -10,6 +10,7 @@ from typing import Any
 
 import click
 
+from logclf_daemon.cli import harmless
 from logclf_daemon.cli.options import base_config, config_option, log_to_stderr
 
 
@@ -37,7 +38,7 @@ def evaluate(
       logclf-daemon llm evaluate labelled.csv --model qwen3:1.7b
     """
     from logclf_daemon.llm_quality import measure  # heavy: not needed for --help
-    from logclf_daemon.quality import read_labelled
+    from logclf_daemon.quality import foreign_labels, read_labelled
     from logclf_daemon.stages.llm import LlmStage
 
     log_to_stderr(logging.ERROR)
@@ -45,6 +46,8 @@ def evaluate(
     given = {option: value for option, value in (("model", name), ("url", url)) if value is not None}
     stage = LlmStage(config.llm.model_copy(update=given), config.taxonomy)
     rows = read_labelled(labelled)[:limit]
+    if (words := foreign_labels(rows, config.taxonomy)) is not None:
+        click.echo(harmless(f"warning: {words}"), err=True)
     bar: Any
     try:
         with click.progressbar(length=len(rows), label="asking", file=sys.stderr) as bar:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from logclf_daemon.cli import harmless
 from logclf_daemon.cli.options import base_config, config_option
 from logclf_daemon.config import Config
 from logclf_daemon.errors import BadInput
@@ -74,11 +75,13 @@ def evaluate(
     Example:
       logclf-daemon model evaluate labelled.csv --html quality.html
     """
-    from logclf_daemon.quality import as_text, quality_of, read_labelled
+    from logclf_daemon.quality import as_text, foreign_labels, quality_of, read_labelled
     from logclf_daemon.report import page
 
     config = _config(config_path, path, max_error_rate)
     stage, rows = ModelStage(config.model), read_labelled(labelled)
+    if (words := foreign_labels(rows, stage.labels)) is not None:
+        click.echo(harmless(f"warning: {words}"), err=True)
     quality, both = quality_of(stage, rows), _behind_the_rules(config, stage, rows)
     if as_json:
         click.echo(json.dumps({**quality.as_json(), "with_rules": both and both.as_json()}, indent=2))

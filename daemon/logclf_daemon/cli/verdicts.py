@@ -6,7 +6,7 @@ import json
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from datetime import UTC, datetime
 from functools import wraps
 from pathlib import Path
@@ -149,7 +149,9 @@ def set_(memory: VerdictMemory, taxonomy: Taxonomy, template: str, label: str, s
     """
     _known(label, taxonomy)
     which = _template(template)
-    line = {} if which == template else {"text": canonical(_bytes(template)), "example": template}
+    line = {}
+    if which != template:
+        line = {"text": canonical(_bytes(template)), "example": _bytes(template).decode("utf-8", "replace")}
     sources = [source_class(source)] if source else list(dict.fromkeys(row.source for row in memory.shown(which)))
     if not sources:
         raise click.UsageError(f"{which} was never asked; say where it comes from with --source TAG or FILE")
@@ -204,7 +206,9 @@ def import_(memory: VerdictMemory, taxonomy: Taxonomy, file: BinaryIO) -> None:
     """
     name = "standard input" if file is sys.stdin.buffer else file.name
     lines = [(number, line) for number, line in enumerate(file, 1) if line.strip()]
-    memory.put([exported.read(line, f"{name}:{number}", taxonomy) for number, line in lines])
+    rows = [exported.read(line, f"{name}:{number}", taxonomy) for number, line in lines]
+    # By hand a person writes the path or tag, as for `set`; what was exported stays as it is.
+    memory.put([replace(row, source=source_class(row.source)) for row in rows])
     click.echo(f"ok: {len(lines)} verdicts taken over")
 
 

@@ -10,9 +10,10 @@ from pathlib import Path
 from logclf_daemon.build import build_parts, cascade_of, close, generation_of, reviews, settle, tell_unused
 from logclf_daemon.config import DEFAULT_PATH, Config, load_config, located, state_directory
 from logclf_daemon.errors import ConfigError
-from logclf_daemon.events import Reloaded, ReloadRefused, emit
+from logclf_daemon.events import Bug, Reloaded, ReloadRefused, emit
 from logclf_daemon.freshness import Freshness, follow
 from logclf_daemon.telemetry import Running
+from logclf_daemon.waiting import look_after
 
 
 class Standalone:
@@ -47,9 +48,12 @@ class Standalone:
         return Running(self._config, self._parts, self._cascade, self._number, self._started, self._directory)
 
     async def watch(self) -> None:
-        """Reload when a rule or model file changed, and when people changed remembered verdicts elsewhere."""
-        await asyncio.to_thread(settle, self._parts)
-        await follow(self._reloading, self._look, self._reload, self._take_reviews)
+        """Reload when a rule or model file changed, and when people changed remembered verdicts; look after the LLM."""
+        await asyncio.gather(
+            asyncio.to_thread(settle, self._parts),
+            follow(self._reloading, self._look, self._reload, self._take_reviews),
+            look_after(lambda: self._cascade.waiting),
+        )
 
     def _take_reviews(self, reviewed: int | None) -> None:
         if reviewed is not None and reviewed != self._reviewed:
@@ -68,8 +72,10 @@ class Standalone:
         try:
             parts = await asyncio.to_thread(build_parts, self._config, self._directory, self._parts, soon=True)
         except ConfigError as error:
-            emit(ReloadRefused(error=str(error)))
-            return str(error)
+            return _refused(str(error))
+        except Exception as error:  # nothing must end the following of files: it would be missed only much later
+            emit(Bug(where="reload", error=repr(error)))
+            return _refused(f"a bug of ours, see the log: {error!r}")
         before, self._parts = self._parts, parts
         self._swap()
         before.close(kept=parts)
@@ -86,3 +92,8 @@ class Standalone:
     def close(self) -> None:
         """End what runs in the background; write down what was used of the memory."""
         close(self._cascade, self._parts)
+
+
+def _refused(error: str) -> str:
+    emit(ReloadRefused(error=error))
+    return error

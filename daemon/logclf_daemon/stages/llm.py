@@ -12,10 +12,10 @@ from urllib.parse import urlsplit
 from pydantic import BaseModel, ConfigDict, Field
 
 from logclf_daemon.errors import ConfigError, ServiceUnavailable
-from logclf_daemon.events import LlmAbsent, LlmCalled, LlmStateChanged, emit
+from logclf_daemon.events import LlmAbsent, LlmCalled, LlmReady, LlmStateChanged, emit
 from logclf_daemon.masking import without_login
 from logclf_daemon.record import Question, Verdict, abstention
-from logclf_daemon.stages._llm.breaker import Breaker
+from logclf_daemon.stages._llm.breaker import LONGEST_PAUSE_SECS, Breaker
 from logclf_daemon.stages._llm.nearest import Nearest
 from logclf_daemon.stages._llm.prior import Shares, corrected, likeliest
 from logclf_daemon.stages._llm.prompt import PROMPT_VERSION, Prompt
@@ -110,6 +110,7 @@ class LlmStage:
         prior = "-prior" if options.prior_correction else ""
         self.key = f"{options.model}/{taxonomy.digest}/{PROMPT_VERSION}{shown}{prior}"
         self.state = "unknown"
+        self.trouble = ""  # what is wrong and what to do, where the state is a failure
         self.spent: Spent | None = None  # by the last answer
         self.said: Said | None = None  # in the last answer
         self._prior: tuple[str, Shares | None] | None = None  # and the digest of the model it is of
@@ -119,6 +120,7 @@ class LlmStage:
         self._breaker = Breaker(clock)
         self._digest = ""
         self._under_way: dict[int, float] = {}
+        self._asked = clock()  # the last time
         self._was_ready = False
         self._connecting = threading.Lock()
         self._connected: OllamaServer | None = None
@@ -159,6 +161,27 @@ class LlmStage:
 
         self._counted("warm_up", "", load)
 
+    def due(self) -> bool:
+        """Whether nobody knows how the server is by now."""
+        with self._lock:
+            if self._under_way or self._breaker.state == "open":
+                return False
+            return self.state != "ready" or self._clock() - self._asked >= LONGEST_PAUSE_SECS
+
+    def look(self) -> None:
+        """As a warm-up where it failed; one that answered is asked whether it is there and need not load the model."""
+        if self.state != "ready":
+            self.warm_up()
+            return
+        from logclf_daemon.stages._llm.server import CLIENT_ERRORS, failure
+
+        try:
+            self._server.loaded()
+        except CLIENT_ERRORS as error:
+            self._failed(failure(error, self.shown_url, self.options.model))
+        finally:
+            self._asked = self._clock()
+
     def classify(self, questions: Sequence[Question]) -> list[Verdict | None]:
         return [self._ask(question) for question in questions]
 
@@ -183,6 +206,7 @@ class LlmStage:
         finally:
             with self._lock:
                 self._under_way.pop(threading.get_ident(), None)
+                self._asked = self._clock()
         outcome = done if verdict is None else verdict.reason or done
         emit(LlmCalled(outcome=outcome, template=template, secs=round(self._clock() - started, 3)))
         return verdict
@@ -261,7 +285,7 @@ class LlmStage:
         if failed.state is None:
             return abstention(failed.reason)
         with self._lock:
-            changed, self.state = self.state != failed.state, failed.state
+            changed, self.state, self.trouble = self.state != failed.state, failed.state, failed.detail
             self._breaker.failed()
         if changed and failed.state == "absent" and self.options.enabled == "auto" and not self._was_ready:
             emit(LlmAbsent(url=self.shown_url))
@@ -274,7 +298,7 @@ class LlmStage:
             changed, self.state, self._was_ready = self.state != "ready", "ready", True
             self._breaker.worked()
         if changed:
-            emit(LlmStateChanged(state="ready", detail=self.options.model))
+            emit(LlmReady(model=self.options.model))
 
     def close(self) -> None:
         with self._connecting:

@@ -213,10 +213,10 @@ def load_rules(
         ConfigError: One line for each mistake; nothing of the set may be used then.
     """
     for at, place in enumerate(options.paths):
-        if not place.exists():
-            raise ConfigError(
-                f"{place}: no such rule file or folder; create it or correct the path", ("rules", "paths", at)
-            )
+        try:
+            rule_paths([place])
+        except ConfigError as error:
+            raise ConfigError(str(error), ("rules", "paths", at)) from error
     found = read_rules(options.paths, taxonomy, builtin=builtin if options.builtin else None)
     rules = RuleSet(found, cache, apart=True, soon=soon)
     if mistakes := list(rules.failed_examples(shipped=False)):

@@ -2,7 +2,7 @@
 
 A verdict belongs to a template, a class of sources and what was asked (model, labels, prompt). An answer to an older
 question counts until the new one is there; a person's word counts for ever. A damaged `cache.db` is set aside and the
-questions are asked again.
+questions are asked again; one that was taken away or replaced under a running daemon is opened again.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import sqlite3
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, nullcontext
 from dataclasses import astuple, dataclass, fields, replace
 from pathlib import Path
 
@@ -123,8 +123,12 @@ class VerdictMemory:
         self._clock = clock
         self.head = ""
         self._reading, self._writing = threading.Lock(), threading.Lock()
+        self._opening = threading.Lock()
         self._writer = database.opened(path, MAX_BYTES, clock)
         self._reader = database.reader(path)
+        self._file = database.identity(path)
+        self._damage: sqlite3.Error | None = None
+        self._changes_before = self._changes = 0  # in files that were at the path before, and in all
         self._new = 0
         self._prune()
 
@@ -140,6 +144,7 @@ class VerdictMemory:
                 for start in range(0, len(questions), _MANY):
                     found |= self._find([question.template for question in questions[start : start + _MANY]])
         except sqlite3.Error as error:
+            self._note(error)
             raise StageError(f"{self.path}: {error}") from error
         answers = [found.get((question.template, question.source)) for question in questions]
         known = len(answers) - answers.count(None)
@@ -193,7 +198,12 @@ class VerdictMemory:
             with self._writing, database.transaction(self._writer):
                 self._writer.executemany(statement, rows)
         except sqlite3.Error as error:
+            self._note(error)
             emit(StateTrouble(what="cache_write_failed", path=str(self.path), detail=str(error)))
+
+    def _note(self, error: sqlite3.Error) -> None:
+        if database.is_damage(error):
+            self._damage = error  # for `changes`, which comes by soon and may take its time
 
     def _prune(self) -> None:
         """Let go of what was not seen for long, and of the oldest of too many; never of a person's word."""
@@ -226,9 +236,27 @@ class VerdictMemory:
             return int(self._reader.execute("SELECT count(*) FROM verdicts").fetchone()[0])
 
     def changes(self) -> int:
-        """A number that grows with everything people change, in whatever process."""
+        """A number that grows with everything people change, in whatever process, and when another file is there.
+
+        Who asks often goes on with the file that is at the path: verdicts in one that was deleted are seen by nobody.
+        """
+        if self._damage is not None or database.identity(self.path) != self._file:
+            self._open_again()
         with self._reviewing(self._reading):
-            return int(self._reader.execute("SELECT number FROM changes").fetchone()[0])
+            number = int(self._reader.execute("SELECT number FROM changes").fetchone()[0])
+            self._changes = self._changes_before + number
+            return self._changes
+
+    def _open_again(self) -> None:
+        with self._opening, self._reviewing():  # not the locks of those who ask: opening may wait for seconds
+            found = database.identity(self.path)
+            if self._damage is not None and found == self._file:  # else another process set it aside
+                database.set_aside(self.path, self._damage, self._clock)
+            writer = database.opened(self.path, MAX_BYTES, self._clock)
+            reader = database.reader(self.path)
+            with self._reading, self._writing, closing(self._writer), closing(self._reader):
+                self._writer, self._reader, self._file = writer, reader, database.identity(self.path)
+                self._damage, self._changes_before = None, self._changes + 1
 
     def set(self, template: str, source: str, label: str, *, text: str = "", example: str = "") -> None:
         """A person's word on a template: it is final. Text and example are taken over from what is remembered.
@@ -280,11 +308,13 @@ class VerdictMemory:
             self._writer.execute("UPDATE changes SET number = number + 1")
 
     @contextmanager
-    def _reviewing(self, lock: threading.Lock) -> Iterator[None]:
+    def _reviewing(self, lock: threading.Lock | None = None) -> Iterator[None]:
         try:
-            with lock:
+            with lock or nullcontext():
                 yield
-        except sqlite3.Error as error:
+        except (sqlite3.Error, OSError) as error:
+            if isinstance(error, sqlite3.Error):
+                self._note(error)
             raise ServiceUnavailable(f"{self.path}: {error}") from error
 
     def close(self) -> None:

@@ -70,7 +70,7 @@ class Prompt:
         """The label in the model's answer; None if there is none of ours."""
         try:
             answer = json.loads(content)
-        except ValueError:
+        except (ValueError, RecursionError):
             return None
         label = answer.get("label") if isinstance(answer, dict) else None
         return label if label in self._names else None
@@ -96,9 +96,15 @@ class Prompt:
             text = str(choice.get("token", "")).lstrip(' "')
             fitting = [name for name in self._names if text and name.startswith(text)]
             for name in fitting:
-                mass[name] += math.exp(float(choice.get("logprob", -99.0))) / len(fitting)
+                mass[name] += _probability(choice.get("logprob")) / len(fitting)
         total = sum(mass.values())
         return {name: share / total if total else 0.0 for name, share in mass.items()}
+
+
+def _probability(logprob: object) -> float:
+    """Of a server's logprob; 0 where it is none, so that no confidence is more than 1 or no number at all."""
+    known = isinstance(logprob, int | float) and -math.inf < logprob <= 1e-3
+    return math.exp(logprob) if known else 0.0  # type: ignore[arg-type]
 
 
 def _token_of_label(tokens: Sequence[Mapping[str, Any]]) -> Mapping[str, Any] | None:

@@ -20,7 +20,8 @@ from pydantic import BaseModel, ConfigDict, Field
 from logclf_daemon.masking import without_login
 from logclf_daemon.sandbox import silence_hint
 
-# ValueError holds JSON and validation errors; the client's own mistakes are among the others.
+# ValueError holds JSON and validation errors, RecursionError JSON nested too deep; the client's own mistakes are among
+# the others.
 CLIENT_ERRORS = (
     ollama.ResponseError,
     ConnectionError,
@@ -29,6 +30,7 @@ CLIENT_ERRORS = (
     ValueError,
     TypeError,
     AttributeError,
+    RecursionError,
 )
 QUICK_SECS = 5.0  # for what a server answers at once, also while it loads a model
 _LOOPBACK = {"localhost", "127.0.0.1", "::1"}

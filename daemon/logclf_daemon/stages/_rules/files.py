@@ -64,17 +64,27 @@ def rule_paths(places: Sequence[Path]) -> list[Path]:
     """The YAML files at `places` (files, or folders of *.yaml and *.yml).
 
     Raises:
-        ConfigError: A place does not exist.
+        ConfigError: A place does not exist, or is closed to this user.
     """
     found: list[Path] = []
     for place in places:
-        if place.is_dir():
-            found += sorted(path for path in place.iterdir() if path.suffix in {".yaml", ".yml"} and path.is_file())
-        elif place.is_file():
-            found.append(place)
-        else:
-            raise ConfigError(f"{place}: no such rule file or folder; create it or correct rules.paths")
+        try:
+            found += _files_at(place)
+        except OSError as error:
+            raise ConfigError(
+                f"{place}: cannot be read: {error.strerror}; give the daemon's user access (chmod o+rX)"
+            ) from error
     return list(dict.fromkeys(found))
+
+
+def _files_at(place: Path) -> list[Path]:
+    """In a folder those that are not hidden: what begins with a dot is another program's, on its way to a name."""
+    if place.is_dir():
+        named = (path for path in place.iterdir() if path.suffix in {".yaml", ".yml"} and path.name[0] != ".")
+        return sorted(path for path in named if path.is_file())
+    if not place.is_file():
+        raise ConfigError(f"{place}: no such rule file or folder; create it or correct the path")
+    return [place]
 
 
 def read_rules(places: Sequence[Path], taxonomy: Taxonomy, *, builtin: Path | None = None) -> list[Rule]:

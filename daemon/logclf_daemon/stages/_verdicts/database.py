@@ -26,16 +26,30 @@ def opened(path: Path, max_bytes: int, now: Callable[[], float] = time.time) -> 
     try:
         return _opened(path, max_bytes)
     except sqlite3.DatabaseError as error:
-        if not _is_damage(error):
+        if not is_damage(error):
             raise ServiceUnavailable(
                 f"{path}: {error}; is it the daemon's own file, writable, and the disk not full?"
             ) from error
-        aside = path.with_name(f"{path.name}.corrupt-{int(now())}")
-        emit(StateTrouble(what="cache_quarantined", path=str(aside), detail=str(error)))
-        path.rename(aside)
-        for suffix in ("-wal", "-shm"):
-            path.with_name(path.name + suffix).unlink(missing_ok=True)
+        set_aside(path, error, now)
         return _opened(path, max_bytes)
+
+
+def set_aside(path: Path, error: sqlite3.Error, now: Callable[[], float] = time.time) -> None:
+    """Give a damaged file another name."""
+    aside = path.with_name(f"{path.name}.corrupt-{int(now())}")
+    emit(StateTrouble(what="cache_quarantined", path=str(aside), detail=str(error)))
+    path.rename(aside)
+    for suffix in ("-wal", "-shm"):
+        path.with_name(path.name + suffix).unlink(missing_ok=True)
+
+
+def identity(path: Path) -> tuple[int, int] | None:
+    """Which file is at the path; None: there is none."""
+    try:
+        looked = path.stat()
+    except OSError:
+        return None
+    return looked.st_dev, looked.st_ino
 
 
 def reader(path: Path) -> sqlite3.Connection:
@@ -88,5 +102,6 @@ def _migrate(connection: sqlite3.Connection) -> None:
             connection.execute(f"PRAGMA user_version={VERSION}")
 
 
-def _is_damage(error: sqlite3.DatabaseError) -> bool:
+def is_damage(error: sqlite3.Error) -> bool:
+    """Whether the file itself is wrong, not the moment."""
     return getattr(error, "sqlite_errorcode", 0) & 0xFF in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import time
+from typing import Annotated
 
 import msgspec
 
@@ -12,6 +13,7 @@ from logclf_daemon.stages.verdicts import HUMAN, LLM, Remembered
 from logclf_daemon.taxonomy import Taxonomy
 
 TEMPLATE_ID = re.compile(r"[0-9a-f]{16}")
+Count = Annotated[int, msgspec.Meta(ge=0, le=253402300799)]  # as seconds: up to the year 9999
 
 
 class _Line(msgspec.Struct, forbid_unknown_fields=True):
@@ -26,9 +28,9 @@ class _Line(msgspec.Struct, forbid_unknown_fields=True):
     asked: str = ""
     text: str = ""
     example: str = ""
-    created: int = 0
-    last_seen: int = 0
-    hits: int = 0
+    created: Count = 0
+    last_seen: Count = 0
+    hits: Count = 0
 
 
 def read(line: bytes, where: str, taxonomy: Taxonomy | None = None) -> Remembered:
