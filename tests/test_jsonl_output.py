@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import os
 from pathlib import Path
@@ -227,6 +228,36 @@ def test_a_pipe_waits_for_its_reader_and_for_the_next_one(tmp_path: Path) -> Non
 
     asyncio.run(scenario())
     assert came == [b'{"log":"first"}\n', b'{"log":"second"}\n']
+
+
+def test_behind_a_write_that_hangs_nothing_is_queued(tmp_path: Path) -> None:
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    lines = [b"%d %s" % (number, b"x" * 1000) for number in range(100)]
+
+    async def scenario() -> None:
+        reader = os.open(pipe, os.O_RDONLY | os.O_NONBLOCK)
+        output = JsonlOutput(JsonlOutputOptions(type="jsonl", path=str(pipe)))
+        await output.open()
+        with pytest.raises(TimeoutError):
+            await asyncio.wait_for(output.write(batch(*lines)), 0.2)  # more than a pipe holds
+        for _ in range(3):
+            with pytest.raises(OutputUnavailable, match="a write still hangs"):
+                await output.write(batch(b"more"))
+        came = b""
+        while came.count(b"\n") < len(lines):
+            with contextlib.suppress(BlockingIOError):
+                came += os.read(reader, 10_000)
+            await asyncio.sleep(0)
+        while came.count(b"\n") == len(lines):
+            with contextlib.suppress(OutputUnavailable):
+                await output.write(batch(b"later"))
+                came += os.read(reader, 10_000)
+        await output.close()
+        os.close(reader)
+        assert [json.loads(row)["log"] for row in came.splitlines()] == [line.decode() for line in lines] + ["later"]
+
+    asyncio.run(asyncio.wait_for(scenario(), 45))
 
 
 def test_a_full_pipe_that_does_not_block_gets_everything_once(tmp_path: Path) -> None:

@@ -74,7 +74,7 @@ def test_all_required_outputs_get_every_line() -> None:
     assert source.watermark.position == len(LINES)
 
 
-def test_a_best_effort_output_holds_nothing_back() -> None:
+def test_a_best_effort_output_holds_nothing_back(caplog: pytest.LogCaptureFixture) -> None:
     source, good, bad = MemoryInput(LINES), MemoryOutput(), ChaosOutput(1, away=1.0)
     before = value("logclf_output_records_dropped_total", output="chaos", reason="output_unavailable")
 
@@ -84,6 +84,8 @@ def test_a_best_effort_output_holds_nothing_back() -> None:
     assert value("logclf_output_records_dropped_total", output="chaos", reason="output_unavailable") - before == len(
         LINES
     )
+    assert "records pass it by" in caplog.text
+    assert "records wait at their source" not in caplog.text
 
 
 def test_a_best_effort_output_that_is_gone_for_good_or_broken_ends_nothing() -> None:
@@ -136,6 +138,16 @@ def test_rejected_records_are_counted_buried_and_settled() -> None:
     assert b"poison" in bytes(grave.written[0].fields["logclf_rejected"])  # type: ignore[union-attr]
     assert (tested.totals.delivered, tested.totals.dropped) == (20, 10)
     assert source.watermark.position == 30
+
+
+def test_a_dead_letter_file_that_takes_nothing_is_told_and_holds_nothing_back(caplog: pytest.LogCaptureFixture) -> None:
+    source, output = MemoryInput(["fine", "poison"], batch_size=1), ChaosOutput(1, away=0.0, poison=b"poison")
+    tested = pipeline([source], [output], dead_letter=ChaosOutput(1, away=1.0))
+
+    run(tested)
+
+    assert (tested.totals.delivered, tested.totals.dropped) == (1, 1)
+    assert "the dead-letter file takes nothing" in caplog.text
 
 
 def test_whatever_is_refused_is_buried_with_the_reason() -> None:

@@ -410,6 +410,17 @@ class OutputAway(Event):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class BestEffortAway(OutputAway):
+    message = "best-effort output unavailable; records pass it by, counted as dropped there"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DeadLetterAway(OutputAway):
+    message = "the dead-letter file takes nothing; records that an output refused are counted and gone"
+    level = logging.ERROR
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class OutputBack(Event):
     message = "output available again"
     labels = ("output",)

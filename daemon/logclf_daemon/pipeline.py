@@ -21,7 +21,9 @@ from logclf_daemon.cascade import Cascade, Classified
 from logclf_daemon.codec import event_time, raw_str, sealed_with
 from logclf_daemon.errors import LogclfError, OutputUnavailable, RecordRejected, inside
 from logclf_daemon.events import (
+    BestEffortAway,
     Bug,
+    DeadLetterAway,
     OutputAway,
     OutputBack,
     OutputRecordsDropped,
@@ -445,7 +447,8 @@ class Pipeline:
 
     def _is_away(self, slot: OutputSlot, error: str) -> None:
         slot.error = error
-        trouble = OutputAway(output=slot.output.name, error=error)
+        kind = OutputAway if slot.required else BestEffortAway
+        trouble = kind(output=slot.output.name, error=error)
         if slot.away_since is None:
             slot.away_since = self._clock()
             emit(trouble)
@@ -466,7 +469,7 @@ class Pipeline:
         try:
             await self._dead_letter.write(_remains(batch, f"{refusal.reason}: {refusal}"))
         except (OutputUnavailable, RecordRejected) as error:
-            emit(OutputAway(output=self._dead_letter.name, error=str(error)))
+            emit(DeadLetterAway(output=self._dead_letter.name, error=str(error)))
 
 
 def _remains(batch: Batch, why: str) -> Batch:

@@ -11,6 +11,7 @@ import select
 import stat
 import sys
 from collections.abc import Sequence
+from concurrent.futures import Future
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Literal
@@ -65,6 +66,7 @@ class JsonlOutput:
         self._text = JsonText()
         # One thread: order is kept, and a blocked pipe never stops the event loop, nor the end of the process.
         self._executor = LooseThreads(1, name)
+        self._hanging: Future[None] | None = None  # a write that was given up, and goes on all the same
 
     async def open(self) -> None:
         if self._stdout:
@@ -87,7 +89,15 @@ class JsonlOutput:
     async def write(self, batch: Batch) -> None:
         if batch.opaque is not None:
             raise RecordRejected("metrics and traces cannot be written as JSON lines", reason="not_logs")
-        await asyncio.get_running_loop().run_in_executor(self._executor, self._write, batch.records)
+        if self._hanging is not None and not self._hanging.done():
+            raise OutputUnavailable(f"{self._options.path}: a write still hangs")  # what is queued behind it adds up
+        writing = self._executor.submit(self._write, batch.records)
+        try:
+            await asyncio.wrap_future(writing)
+        except asyncio.CancelledError:
+            if writing.running():
+                self._hanging = writing
+            raise
 
     def _write(self, records: Sequence[AnyRecord]) -> None:
         key = self._options.time_key
