@@ -147,7 +147,8 @@ def test_no_more_is_read_of_a_record_than_it_may_have(text: bytes, complaint: st
     ("text", "complaint"),
     [
         (b'"source\n' + b"x\n" * 1_000_000, "in.csv:1: a record that does not end within"),
-        (b"PK\x03\x04\x00\x00 no table\n" * 1000, "in.csv:1: this is no text in UTF-8"),
+        (b"PK\x03\x04\x00\x00 no table\n" * 1000, "in.csv: is a workbook or another zip archive, no text"),
+        (b"\x00\x00 no table\n" * 1000, "in.csv:1: this is no text in UTF-8"),
         (b"x" * 2_000_000, "in.csv:1: a record that does not end within"),
     ],
 )

@@ -20,7 +20,7 @@ from logclf_daemon.errors import BadInput
 from logclf_daemon.generation import Answer
 from logclf_daemon.record import Verdict
 from logclf_daemon.tables.columns import place_of, refuse_taken, time_place
-from logclf_daemon.tables.encodings import as_utf8
+from logclf_daemon.tables.encodings import as_utf8, refuse_packed
 from logclf_daemon.tables.rows import (
     BLOCK_BYTES,
     EXPLAINED,
@@ -297,6 +297,8 @@ def header_of(codec: DelimitedCodec, head: bytes) -> bytes:
 def _first_record(reader: BinaryIO, name: str) -> bytes:
     lines, size, quotes = list[bytes](), 0, 0
     while line := reader.readline(MAX_HEADER_BYTES + 1):
+        if not lines:
+            refuse_packed(line, name)
         lines.append(line)
         size += len(line)
         quotes += line.count(b'"')
