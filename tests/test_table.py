@@ -18,7 +18,7 @@ from logclf_daemon.generation import Generation
 from logclf_daemon.stages._rules.files import Rule
 from logclf_daemon.stages.rules import RuleSet
 from logclf_daemon.table import Kind, Summary, TableOptions, classify_table
-from logclf_daemon.tables.delimited import DelimitedCodec
+from logclf_daemon.tables.delimited import DelimitedCodec, DelimitedReading
 from logclf_daemon.tables.labelling import answers_of
 from logclf_daemon.tables.rows import Block
 from logclf_daemon.taxonomy import Taxonomy
@@ -421,3 +421,13 @@ def test_a_reload_between_two_sources_gives_all_rows_the_new_rules() -> None:
 
 def generation(rules: Sequence[Rule]) -> Generation:
     return Generation(1, RuleSet(rules), [], Taxonomy())
+
+
+def test_no_block_has_more_rows_than_one_of_usual_lines() -> None:
+    body = b"\n" * 10_000 + b'a,"' + b"\n" * 5_000 + b'"\n' + b"a,b\n" * 10_000
+    reading = DelimitedReading(",", "in", block_bytes=64 << 10)
+
+    blocks = [block.payload for block in reading.blocks(io.BytesIO(body), 2)]
+
+    assert b"".join(blocks) == body
+    assert max(block.count(b"\n") for block in blocks if b'"' not in block) <= 2048

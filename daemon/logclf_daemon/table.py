@@ -64,6 +64,7 @@ class Task:
     aside: Sink | None = None
     summary: Summary = field(default_factory=Summary)
     ahead: int = 1  # blocks under way
+    apart: bool = False  # blocks are cut in a thread: others use this event loop
     progress: Progress | None = None
     checkpoint: Callable[[Position, Summary], None] | None = None
 
@@ -95,10 +96,11 @@ async def run(task: Task, label: Label, start: Position | None = None) -> Summar
     read, finished = start.read, 0
     blocks = table.reading.blocks(table.rows, start.line)
     while True:
-        for block in blocks:
-            under_way.append((block, label(block)))
-            if len(under_way) >= task.ahead:
+        while len(under_way) < task.ahead:
+            block = await asyncio.to_thread(next, blocks, None) if task.apart else next(blocks, None)
+            if block is None:
                 break
+            under_way.append((block, label(block)))
         if not under_way:
             break
         block, labelled = under_way.popleft()
@@ -140,7 +142,8 @@ async def classify_table(
     table = open_table(reader, kind, into or kind, options, name)
     sink = ParquetSink(writer) if (into or kind) == "parquet" else writer
     summary = Summary(details=Details() if options.details else None)
-    done = await run(Task(table, sink, summary=summary, progress=progress), label_here(table.codec, cascade, options))
+    task = Task(table, sink, summary=summary, progress=progress, apart=options.over_http)
+    done = await run(task, label_here(table.codec, cascade, options))
     if isinstance(sink, ParquetSink):
         sink.close()
     return done
