@@ -587,3 +587,43 @@ def test_a_worker_ends_with_its_parent() -> None:
         parent.stdout.readline()
 
         assert parent.stdout.read() == b""  # the child had it open too, and is gone
+
+
+def test_a_worker_that_is_killed_ends_the_run_with_a_word(tmp_path: Path, rules: tuple[str, ...]) -> None:
+    source, out = tmp_path / "in.csv", tmp_path / "out.csv"
+    source.write_bytes(HEADER + b"a,%s\n" % (b"x" * 1000) * 8000)  # more blocks than are under way at once
+    command = [sys.executable, "-m", "logclf_daemon", "csv", str(source), "-o", str(out), "--jobs", "2", *rules]
+    with subprocess.Popen(command, stderr=subprocess.PIPE) as running:
+        children = Path(f"/proc/{running.pid}/task/{running.pid}/children")
+        deadline = time.monotonic() + 30
+        workers: list[str] = []
+        while not workers and time.monotonic() < deadline:
+            found = children.read_text().split()
+            workers = [one for one in found if b"spawn_main" in Path(f"/proc/{one}/cmdline").read_bytes()]
+
+        os.kill(int(workers[0]), signal.SIGKILL)
+
+        try:
+            told = running.communicate(timeout=50)[1]
+        except subprocess.TimeoutExpired:
+            running.kill()
+            raise
+    assert (running.returncode, told) == (1, b"error: a worker process died; is there memory for --jobs? try fewer\n")
+    assert not list(tmp_path.glob("*out.csv*"))
+
+
+def test_a_damaged_parquet_file_is_told_in_one_line(tmp_path: Path, rules: tuple[str, ...]) -> None:
+    pyarrow = pytest.importorskip("pyarrow")
+    parquet = pytest.importorskip("pyarrow.parquet")
+    source = tmp_path / "in.parquet"
+    table = pyarrow.table({"source": ["a"] * 40_000, "log_message": [f"boom {at}" for at in range(40_000)]})
+    parquet.write_table(table, source, row_group_size=20_000, compression="snappy")
+    whole = bytearray(source.read_bytes())
+    whole[len(whole) * 3 // 4 : len(whole) * 3 // 4 + 2000] = b"\xff" * 2000
+    source.write_bytes(whole)
+
+    result = run("csv", str(source), "-o", str(tmp_path / "out.parquet"), *rules)
+
+    assert result.returncode == 65
+    assert errors(result).startswith(f"error: {source}: row ")
+    assert errors(result).count("\n") == 1

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import atexit
 import logging
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterable, Mapping
@@ -80,6 +81,8 @@ class Alarm(Protocol):
 
 
 def _later(secs: float, call: Callable[[], None]) -> Alarm:
+    if sys.is_finalizing():
+        raise RuntimeError("no thread can be started now")  # Python 3.11 would wait for it for ever
     timer = threading.Timer(secs, call)
     timer.daemon = True
     timer.start()

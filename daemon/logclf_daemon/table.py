@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Coroutine
 from dataclasses import dataclass, field
 from typing import BinaryIO, Protocol
 
@@ -93,7 +93,16 @@ async def run(task: Task, label: Label, start: Position | None = None) -> Summar
     else:
         skip(table, start.read)
     under_way: deque[tuple[Block, Awaitable[Labelled]]] = deque()
-    read, finished = start.read, 0
+    try:
+        await _run(task, label, start, under_way)
+    finally:
+        for _, labelled in under_way:
+            _let_go(labelled)
+    return task.summary
+
+
+async def _run(task: Task, label: Label, start: Position, under_way: deque[tuple[Block, Awaitable[Labelled]]]) -> None:
+    table, read, finished = task.table, start.read, 0
     blocks = table.reading.blocks(table.rows, start.line)
     while True:
         while len(under_way) < task.ahead:
@@ -113,7 +122,16 @@ async def run(task: Task, label: Label, start: Position | None = None) -> Summar
         await asyncio.sleep(0)  # other connections have their turn, and one that was cut ends this
         if task.progress is not None:
             task.progress(task.summary.rows, table.read + read)
-    return task.summary
+
+
+def _let_go(labelled: Awaitable[Labelled]) -> None:
+    """Nobody waits for it any more; what became of it is no news."""
+    if isinstance(labelled, asyncio.Future):
+        labelled.cancel()
+        if not labelled.cancelled():
+            labelled.exception()
+    elif isinstance(labelled, Coroutine):
+        labelled.close()
 
 
 def _write(task: Task, labelled: Labelled) -> None:

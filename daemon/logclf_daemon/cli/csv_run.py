@@ -122,6 +122,7 @@ def _afresh(order: Order, opened: Opened, table: OpenTable, label: Label) -> Sum
         aside = _output(order.aside, stack.enter_context(writing(order.aside)), opened) if order.aside else None
         if order.into == "parquet":
             sink = ParquetSink(file)
+            stack.callback(sink.let_go)
             summary = _run(order, opened, Task(table, sink, aside), label)
             sink.close()
         else:
