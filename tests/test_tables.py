@@ -128,6 +128,17 @@ def test_json_lines_without_the_column_are_refused_with_a_suggestion() -> None:
         convert(b'{"source":"a","msg":"x"}\n', kind="jsonl")
 
 
+def test_members_that_have_no_column_are_named(tmp_path: Path, rules: tuple[str, ...]) -> None:
+    first = b'{"source": "a", "log_message": "boom 1", "n": "%s"}\n' % (b"x" * 1000)
+    (tmp_path / "in.jsonl").write_bytes(first * 3000 + b'{"source": "a", "log_message": "boom 1", "late": 1}\n')
+
+    told = converted(str(tmp_path / "in.jsonl"), "-o", str(tmp_path / "out.csv"), *rules)
+    same = converted(str(tmp_path / "in.jsonl"), "-o", str(tmp_path / "out.jsonl"), *rules)
+
+    assert "left out, since the first objects have no such member: 'late'\n" in told
+    assert "left out" not in same
+
+
 def test_log_lines_stand_after_their_label() -> None:
     out, _ = convert(b"boom 1\n\nx\ty\r\nlast", kind="log", explain=True)
 

@@ -195,6 +195,10 @@ def _tell(summary: Summary, order: Order) -> None:
         lines = ", ".join(map(str, summary.odd_rows[:5]))
         more = f" and {summary.odd_count - 5} more" if summary.odd_count > 5 else ""
         click.echo(f"  {_what_is_bad(order)}: line {lines}{more}; {_what_became(order)}", err=True)
+    if summary.lost:
+        names = ", ".join(repr(name[:60]) for name in summary.lost[:5])
+        more = " and others" if len(summary.lost) > 5 else ""
+        click.echo(f"  left out, since the first objects have no such member: {names}{more}", err=True)
     if order.report is not None:
         from logclf_daemon.tables.files import writing
         from logclf_daemon.tables.report import page

@@ -29,7 +29,9 @@ async def label_block(block: Block, codec: Codec, cascade: Cascade, options: Tab
     answers = await answers_of(cascade, rows.sources, rows.messages, left_out)
     summary = Summary(details=Details() if options.details else None)
     summary.add(rows, answers)
-    return Labelled(codec.render(rows, answers), _aside(rows, options), summary)
+    payload = codec.render(rows, answers)
+    summary.note_lost(rows.lost)
+    return Labelled(payload, _aside(rows, options), summary)
 
 
 def _parsed(block: Block, codec: Codec) -> Rows:

@@ -138,7 +138,9 @@ class JsonCodec:
     def columns(self, rows: Rows) -> dict[str, list[object]]:
         """The members of the header's names; nested ones as JSON, others are left out."""
         objects = [_object(body) for body in rows.bodies]
-        names = self.names or tuple(dict.fromkeys(name for members in objects for name in members))
+        found = dict.fromkeys(name for members in objects for name in members)
+        names = self.names or tuple(found)
+        rows.lost.update(found.keys() - set(names))
         return {name: [_cell(members.get(name)) for members in objects] for name in names}
 
 
