@@ -8,16 +8,18 @@ import json
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
 
-from doubles import FixedStage, cascade, rule
+from doubles import FixedStage, SlowStage, cascade, rule
 from logclf_daemon import Classifier, LineVerdict
 from logclf_daemon.cli import main
 from logclf_daemon.errors import BadInput, ConfigError
+from logclf_daemon.record import Question, Verdict
+from logclf_daemon.waiting import WaitingRoom
 
 SAMPLE = Path(__file__).parents[1] / "resources" / "sample.csv"
 
@@ -37,6 +39,100 @@ def test_each_line_gets_its_verdict_in_order(classifier: Classifier) -> None:
     ]
     assert verdicts[0] == LineVerdict("Critical Error", 1.0, "rules", "b", None, verdicts[4].template)
     assert [verdict.reason for verdict in verdicts[2:4]] == ["low_confidence", "no_message"]
+
+
+def test_one_line_is_not_taken_for_its_letters(classifier: Classifier) -> None:
+    for line in ("boom", b"boom"):
+        with pytest.raises(TypeError, match="in brackets"):
+            classifier.classify(line)  # type: ignore[arg-type]
+
+
+def test_lines_may_come_from_a_generator_that_asks_the_classifier_itself(classifier: Classifier) -> None:
+    lines = (classifier.classify([line])[0].label for line in ("boom", "disk"))
+
+    assert [verdict.label for verdict in classifier.classify(lines)] == ["Unclassified", "Unclassified"]
+
+
+def test_an_odd_line_does_not_cost_the_others_their_verdicts(classifier: Classifier) -> None:
+    pandas = pytest.importorskip("pandas")
+    odd = ["boom", "", None, float("nan"), pandas.NA, "boom \ud800", "disk \udcff", 5]
+
+    verdicts = classifier.classify(odd)
+
+    assert [verdict.reason or verdict.label for verdict in verdicts] == [
+        *("Critical Error", "no_message", "no_message", "no_message", "no_message"),
+        *("Critical Error", "Resource Usage", "low_confidence"),
+    ]
+
+
+def test_columns_that_may_lack_values_are_taken(classifier: Classifier) -> None:
+    pandas = pytest.importorskip("pandas")
+    frame = pandas.DataFrame({"source": ["auth.log", None], "log_message": ["login", None]}, dtype="string")
+
+    assert classifier.classify_frame(frame)["target_label"].to_list() == ["User Action", "Unclassified"]
+
+
+def test_a_frame_in_which_a_column_is_there_twice_is_refused(classifier: Classifier) -> None:
+    pandas = pytest.importorskip("pandas")
+    twice = pandas.DataFrame([["a", "b", "c"]], columns=["source", "log_message", "log_message"])
+
+    with pytest.raises(BadInput, match="several columns 'log_message'"):
+        classifier.classify_frame(twice)
+    with pytest.raises(BadInput, match="a column 'stage' of its own"):
+        classifier.classify_frame(twice.iloc[:, :2], label_column="stage", explain=True)
+
+
+def test_a_call_under_way_ends_when_the_classifier_is_closed() -> None:
+    class Asked(SlowStage):
+        asking = threading.Event()
+
+        def classify(self, questions: Sequence[Question]) -> list[Verdict | None]:
+            self.asking.set()
+            return super().classify(questions)
+
+    slow, told = Asked(), list[str]()
+    tested = Classifier(cascade(waiting=WaitingRoom(slow, wait_secs=None)))
+
+    def ask() -> None:
+        try:
+            tested.classify(["boom"])
+        except ValueError as error:
+            told.append(str(error))
+
+    asking = threading.Thread(target=ask, daemon=True)
+    asking.start()
+    assert slow.asking.wait(30)
+    closing = threading.Thread(target=tested.close)
+    closing.start()
+    asking.join(15)
+    slow.go_on.set()  # closing may wait for the question that is being asked
+    closing.join(30)
+
+    assert told == ["the classifier is closed"]
+
+
+def test_a_classifier_from_before_a_fork_says_so_instead_of_waiting_for_ever(tmp_path: Path) -> None:
+    script = tmp_path / "forks.py"
+    script.write_text(
+        "import os, signal, sys\n"
+        "from logclf_daemon import Classifier\n"
+        "classifier = Classifier.load(llm=False, model=False, builtin_rules=False)\n"
+        "if os.fork() == 0:\n"
+        "    signal.alarm(20)\n"
+        "    try:\n"
+        "        classifier.classify(['x'])\n"
+        "    except RuntimeError as error:\n"
+        "        print(error, flush=True)\n"
+        "    sys.exit(0)\n"
+        "print(os.wait()[1], classifier.classify(['x'])[0].label)\n"
+    )
+
+    done = subprocess.run([sys.executable, "-W", "ignore", str(script)], capture_output=True, timeout=60, check=True)
+
+    assert (
+        done.stdout.decode() == "this classifier was loaded before a fork; load one in each process\n0 Unclassified\n"
+    )
+    assert done.stderr == b""
 
 
 def test_the_source_counts(classifier: Classifier) -> None:

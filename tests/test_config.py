@@ -159,6 +159,14 @@ def test_the_file_to_check_may_be_named_as_everywhere_else(tmp_path: Path) -> No
     assert checked("--config", path, path)[0] == 2
 
 
+def test_one_input_is_one_input(tmp_path: Path) -> None:
+    (tmp_path / "c.yaml").write_text(
+        "inputs: [{type: files, paths: [/none/*.log]}]\nrules: {builtin: false}\nmodel: {enabled: false}\n"
+    )
+
+    assert "1 input, 0 outputs, 0 rules\n" in checked(str(tmp_path / "c.yaml"))[1]
+
+
 def test_a_check_tells_what_labels_of_ones_own_leave_unused(tmp_path: Path) -> None:
     path = tmp_path / "c.yaml"
     path.write_text("labels: {Apfel: a, Birne: b}\n")

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import io
 import json
 import logging
+import os
 from collections.abc import Awaitable, Callable, Coroutine
 from contextlib import suppress
 from pathlib import Path
@@ -13,14 +15,18 @@ from typing import Any
 
 import httpx
 import pytest
+from fastapi import FastAPI
+from starlette.exceptions import HTTPException
 
 from doubles import SlowStage, until
 from http_doubles import Raw, SmallHost, talk
 from logclf_daemon.config import HttpOptions
+from logclf_daemon.http import classify
 from logclf_daemon.http.app import create_app
-from logclf_daemon.http.bodies import Bodies
-from logclf_daemon.http.classify import NDJSON_BYTES, UPLOADS_AT_ONCE, _line_blocks
+from logclf_daemon.http.bodies import Bodies, Disk, disk_of
+from logclf_daemon.http.classify import NDJSON_BYTES, NDJSON_LINES, UPLOADS_AT_ONCE, _line_blocks
 from logclf_daemon.http.guard import Guard
+from logclf_daemon.http.problems import answer_problems
 from logclf_daemon.http.server import HttpServer, Patience
 from logclf_daemon.libraries import Libraries
 from logclf_daemon.metrics import REGISTRY
@@ -79,6 +85,94 @@ def test_lines_are_taken_together_by_what_they_weigh() -> None:
     assert blocks[:4] == [2, 2, 2, 2]
     assert max(blocks) == 1000
     assert sum(blocks) == 1509
+
+
+def test_lines_that_hold_nothing_take_turns_as_others_do() -> None:
+    blank, endless = io.BytesIO(b"\n" * (5 * NDJSON_LINES)), io.BytesIO(b"x" * (5 * NDJSON_BYTES) + b"\ny\n")
+
+    assert list(_line_blocks(blank, NDJSON_BYTES)) == [[]] * 5
+    assert [block for block in _line_blocks(endless, 1000) if block] == [[None, b"y\n"]]
+    endless.seek(0)
+    assert len(list(_line_blocks(endless, 1000))) == 5
+
+
+@pytest.mark.parametrize("path", ["/api/v1/classify", "/api/v1/explain"])
+def test_not_every_one_of_many_mistakes_is_described(tmp_path: Path, path: str) -> None:
+    body = json.dumps({f"m{at}": at for at in range(10_000)}).encode()
+
+    async def conversation(asked: httpx.AsyncClient, _host: SmallHost) -> None:
+        answer = await asked.post(path, content=body, headers={"Content-Type": "application/json"})
+
+        assert answer.status_code == 422
+        assert len(answer.json()["detail"]) < 100
+
+    talk(tmp_path, conversation)
+
+
+def test_an_upload_that_finds_no_place_is_told_so_after_a_while(tmp_path: Path) -> None:
+    host, options = SmallHost(tmp_path), HttpOptions()
+    app = FastAPI()
+    app.state.host = host
+    app.include_router(classify.router(options, disk_of(options), slot_secs=0.05))
+    answer_problems(app)
+
+    async def scenario() -> None:
+        slow = [Raw("/classify", "text/csv") for _ in range(UPLOADS_AT_ONCE)]
+        at_work = [asyncio.create_task(one.ask(app)) for one in slow]
+        answers = {}
+        for path, kind in (("/classify", "text/csv"), ("/api/v1/classify", LINES)):
+            answers[path] = late = Raw(path, kind)
+            await asyncio.wait_for(late.ask(app), 30)
+        for one in slow:
+            one.send(b"source,log_message\na,sshd\n", more=False)
+        await asyncio.gather(*at_work)
+
+        assert [(one.status, json.loads(one.body)["detail"]) for one in answers.values()] == [
+            (503, "too many uploads at once; try again")
+        ] * 2
+        assert [one.status for one in slow] == [200] * UPLOADS_AT_ONCE
+
+    asyncio.run(scenario())
+    host.close()
+
+
+def test_uploads_and_answers_on_disk_are_bounded_all_together(tmp_path: Path) -> None:
+    host, options = SmallHost(tmp_path), HttpOptions()
+    table = b"source,log_message\n" + b"a,sshd\n" * 100
+    disk = Disk(len(table) * 5)
+
+    async def scenario() -> None:
+        app = FastAPI()
+        app.state.host = host
+        app.include_router(classify.router(options, disk))
+        answer_problems(app)
+        guarded = Guard(app, options, bodies=Bodies(options, disk=disk))
+        slow, second, third, long = (Raw("/classify", "text/csv") for _ in range(4))
+        slow.send(table)
+        at_work = asyncio.create_task(slow.ask(guarded))
+        await until(lambda: disk.free < len(table) * 5)
+        second.send(table, more=False)
+        await second.ask(guarded)
+        slow.go()
+        await at_work
+        third.send(table, more=False)
+        await third.ask(guarded)
+        long.send(b"source,log_message\n" + b"a,sshd\n" * 400, more=False)
+        await long.ask(guarded)
+
+        assert (second.status, third.status, long.status) == (503, 200, 413)
+        assert "on disk at once; try again" in json.loads(second.body)["detail"]
+        assert disk.free == len(table) * 5
+
+    asyncio.run(scenario())
+    host.close()
+
+
+def test_a_full_disk_is_told_as_one() -> None:
+    with pytest.raises(HTTPException, match="No space left on device") as told, classify._room():
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    assert told.value.status_code == 507
 
 
 def test_bodies_in_memory_are_bounded_all_together(tmp_path: Path) -> None:

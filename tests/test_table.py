@@ -18,7 +18,7 @@ from logclf_daemon.generation import Generation
 from logclf_daemon.stages._rules.files import Rule
 from logclf_daemon.stages.rules import RuleSet
 from logclf_daemon.table import Kind, Summary, TableOptions, classify_table
-from logclf_daemon.tables.delimited import DelimitedCodec
+from logclf_daemon.tables.delimited import DelimitedCodec, DelimitedReading
 from logclf_daemon.tables.labelling import answers_of
 from logclf_daemon.tables.rows import Block
 from logclf_daemon.taxonomy import Taxonomy
@@ -147,7 +147,8 @@ def test_no_more_is_read_of_a_record_than_it_may_have(text: bytes, complaint: st
     ("text", "complaint"),
     [
         (b'"source\n' + b"x\n" * 1_000_000, "in.csv:1: a record that does not end within"),
-        (b"PK\x03\x04\x00\x00 no table\n" * 1000, "in.csv:1: this is no text in UTF-8"),
+        (b"PK\x03\x04\x00\x00 no table\n" * 1000, "in.csv: is a workbook or another zip archive, no text"),
+        (b"\x00\x00 no table\n" * 1000, "in.csv:1: this is no text in UTF-8"),
         (b"x" * 2_000_000, "in.csv:1: a record that does not end within"),
     ],
 )
@@ -420,3 +421,13 @@ def test_a_reload_between_two_sources_gives_all_rows_the_new_rules() -> None:
 
 def generation(rules: Sequence[Rule]) -> Generation:
     return Generation(1, RuleSet(rules), [], Taxonomy())
+
+
+def test_no_block_has_more_rows_than_one_of_usual_lines() -> None:
+    body = b"\n" * 10_000 + b'a,"' + b"\n" * 5_000 + b'"\n' + b"a,b\n" * 10_000
+    reading = DelimitedReading(",", "in", block_bytes=64 << 10)
+
+    blocks = [block.payload for block in reading.blocks(io.BytesIO(body), 2)]
+
+    assert b"".join(blocks) == body
+    assert max(block.count(b"\n") for block in blocks if b'"' not in block) <= 2048

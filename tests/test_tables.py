@@ -5,9 +5,11 @@ from __future__ import annotations
 import csv
 import io
 import json
+import os
 import signal
 import subprocess
 import sys
+import time
 from multiprocessing import get_context
 from pathlib import Path
 
@@ -21,10 +23,12 @@ from logclf_daemon.errors import BadInput
 from logclf_daemon.jobs import TakingTurns
 from logclf_daemon.record import Question
 from logclf_daemon.stages.verdicts import VerdictMemory
+from logclf_daemon.table import Kind, TableOptions, open_table
 from logclf_daemon.tables.encodings import checked
 from logclf_daemon.tables.files import reading
-from logclf_daemon.tables.journal import Checkpoint, taken_up
+from logclf_daemon.tables.journal import Checkpoint, taken_up, unfinished
 from logclf_daemon.tables.kinds import kind_of
+from logclf_daemon.tables.lines import LinesReading
 from logclf_daemon.tables.summary import Details, Summary, minute_of
 from test_cli import RULE, errors, run
 from test_table import convert
@@ -122,6 +126,17 @@ def test_an_object_that_has_the_label_already_is_a_bad_row() -> None:
 def test_json_lines_without_the_column_are_refused_with_a_suggestion() -> None:
     with pytest.raises(BadInput, match="did you mean --message-column 'msg'"):
         convert(b'{"source":"a","msg":"x"}\n', kind="jsonl")
+
+
+def test_members_that_have_no_column_are_named(tmp_path: Path, rules: tuple[str, ...]) -> None:
+    first = b'{"source": "a", "log_message": "boom 1", "n": "%s"}\n' % (b"x" * 1000)
+    (tmp_path / "in.jsonl").write_bytes(first * 3000 + b'{"source": "a", "log_message": "boom 1", "late": 1}\n')
+
+    told = converted(str(tmp_path / "in.jsonl"), "-o", str(tmp_path / "out.csv"), *rules)
+    same = converted(str(tmp_path / "in.jsonl"), "-o", str(tmp_path / "out.jsonl"), *rules)
+
+    assert "left out, since the first objects have no such member: 'late'\n" in told
+    assert "left out" not in same
 
 
 def test_log_lines_stand_after_their_label() -> None:
@@ -236,6 +251,165 @@ def test_a_device_and_a_link_are_written_not_replaced(tmp_path: Path, rules: tup
     assert b"Critical Error" in (tmp_path / "real.csv").read_bytes()
 
 
+@pytest.mark.parametrize("more", [(), ("--resume",)])
+def test_an_output_stays_what_it_was_a_link_or_readable_by_its_owner_alone(
+    tmp_path: Path, rules: tuple[str, ...], more: tuple[str, ...]
+) -> None:
+    (tmp_path / "in.csv").write_bytes(HEADER + b"a,boom 1\n")
+    real, link = tmp_path / "real.csv", tmp_path / "link.csv"
+    real.touch(mode=0o600)
+    link.symlink_to("real.csv")
+
+    converted(str(tmp_path / "in.csv"), "-o", str(link), *more, *rules)
+
+    assert link.is_symlink()
+    assert b"Critical Error" in real.read_bytes()
+    assert real.stat().st_mode & 0o777 == 0o600
+
+
+def test_a_pipe_with_a_name_is_written_to(tmp_path: Path, rules: tuple[str, ...]) -> None:
+    (tmp_path / "in.csv").write_bytes(HEADER + b"a,boom 1\n")
+
+    result = run("csv", str(tmp_path / "in.csv"), "-o", "/dev/stdout", *rules)
+
+    assert result.returncode == 0
+    assert b"a,boom 1,Critical Error\n" in result.stdout
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (("-o", "in.csv"), "OUT is INPUT"),
+        (("-o", "same.csv"), "OUT is INPUT"),
+        (("-o", "out.csv", "--bad-rows", "in.csv"), "--bad-rows is INPUT"),
+        (("-o", "out.csv", "--bad-rows", "out.csv"), "--bad-rows is OUT"),
+        (("-o", "out.csv", "--report", "in.csv"), "--report is INPUT"),
+        (("-o", "out.csv", "--report", "out.csv"), "--report is OUT"),
+        (("--bad-rows", "-"), "standard output is for OUT"),
+        (("-o", "out.parquet.gz"), "leave .gz off the name"),
+    ],
+)
+def test_nothing_is_written_over_what_is_read_or_written_as_well(
+    tmp_path: Path, arguments: tuple[str, ...], words: str
+) -> None:
+    source = tmp_path / "in.csv"
+    source.write_bytes(HEADER + b"a,b\n")
+    (tmp_path / "same.csv").symlink_to(source)
+    given = [str(tmp_path / one) if "." in one else one for one in arguments]
+
+    result = CliRunner().invoke(main, ["csv", str(source), *given, "--no-llm", "--no-model", "--no-builtin-rules"])
+
+    assert words in result.stderr
+    assert result.exit_code == 2
+    assert source.read_bytes() == HEADER + b"a,b\n"
+    assert {path.name for path in tmp_path.iterdir()} == {"in.csv", "same.csv"}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (("-o", "folder"), "is a folder; name a file in it"),
+        (("-o", "out.csv", "--bad-rows", "folder"), "is a folder; name a file in it"),
+        (("-o", "out.csv", "--report", "none/page.html"), "page.html: cannot be written: No such file or directory"),
+    ],
+)
+def test_what_cannot_be_written_is_told_before_the_work(tmp_path: Path, arguments: tuple[str, ...], words: str) -> None:
+    (tmp_path / "in.csv").write_bytes(HEADER + b"a,b\n")
+    (tmp_path / "folder").mkdir()
+    given = [one if one.startswith("-") else str(tmp_path / one) for one in arguments]
+
+    result = CliRunner().invoke(
+        main, ["csv", str(tmp_path / "in.csv"), *given, "--no-llm", "--no-model", "--no-builtin-rules"]
+    )
+
+    assert words in result.stderr
+    assert result.exit_code == 65
+    assert {path.name for path in tmp_path.iterdir()} - {"state"} == {"in.csv", "folder"}
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+def test_a_run_that_is_told_to_end_leaves_nothing_behind(
+    tmp_path: Path, rules: tuple[str, ...], number: signal.Signals
+) -> None:
+    source = tmp_path / "in.csv"
+    os.mkfifo(source)
+    with (
+        subprocess.Popen(
+            [sys.executable, "-m", "logclf_daemon", "csv", str(source), "-o", str(tmp_path / "out.csv"), *rules]
+        ) as running,
+        source.open("wb") as file,
+    ):
+        file.write(HEADER)
+        file.flush()
+        deadline = time.monotonic() + 30
+        while not list(tmp_path.glob(".out.csv.*")) and time.monotonic() < deadline:
+            time.sleep(0.01)
+
+        running.send_signal(number)
+
+        assert running.wait(30) == 128 + number
+    assert not list(tmp_path.glob("*out.csv*"))
+
+
+def test_bad_rows_that_are_gone_are_no_reason_to_go_on_with_zeros_in_their_place(tmp_path: Path) -> None:
+    target, task = tmp_path / "out", {"input": 1}
+    with (
+        pytest.raises(KeyboardInterrupt),
+        unfinished(tmp_path / "bad") as aside,
+        taken_up(target, task, aside) as journal,
+    ):
+        journal.file.write(b"123")
+        journal.file.flush()
+        journal.note(Checkpoint(10, 2, 3, 5, {}))
+        raise KeyboardInterrupt
+    (tmp_path / ".bad.part").unlink()
+
+    with unfinished(tmp_path / "bad") as aside, taken_up(target, task, aside) as journal:
+        assert journal.found is None
+
+
+@pytest.mark.parametrize("kind", ["csv", "jsonl"])
+@pytest.mark.parametrize(
+    ("start", "words"),
+    [(b"\x1f\x8b\x08\x00", "is packed by gzip"), (b"PK\x03\x04", "is a workbook"), (b"PAR1", "is Parquet")],
+)
+def test_what_is_no_text_is_called_by_its_name(tmp_path: Path, kind: Kind, start: bytes, words: str) -> None:
+    with pytest.raises(BadInput, match=f"in: {words}"):
+        open_table(io.BytesIO(start + b'"\n'), kind, kind, TableOptions(), "in")
+
+
+def test_a_byte_order_mark_is_no_part_of_the_first_line(tmp_path: Path, rules: tuple[str, ...]) -> None:
+    mark = b"\xef\xbb\xbf"
+    lines = {"in.jsonl": b'{"source": "a", "log_message": "boom 1"}\n', "in.log": b"boom 1\n"}
+    anchored = tmp_path / "anchored.yaml"
+    anchored.write_text(RULE.replace("'boom", "'^boom"))
+    for name, line in lines.items():
+        (tmp_path / name).write_bytes(mark + line)
+
+        converted(str(tmp_path / name), "-o", str(tmp_path / f"out.{name}"), *rules[2:], "--rules", str(anchored))
+
+    assert (tmp_path / "out.in.log").read_bytes() == b"Critical Error\t" + mark + b"boom 1\n"
+    assert (tmp_path / "out.in.jsonl").read_bytes().startswith(mark + b'{"source": "a"')
+    assert b"Critical Error" in (tmp_path / "out.in.jsonl").read_bytes()
+
+
+def test_a_first_object_may_be_as_long_as_any_other() -> None:
+    line = b'{"source": "a", "log_message": "' + b"x" * (3 << 20) + b'"}\n'
+
+    table = open_table(io.BytesIO(line * 2), "jsonl", "jsonl", TableOptions(), "in")
+
+    assert [block.payload for block in table.reading.blocks(table.rows, 1)] == [line, line]
+
+
+def test_no_more_of_an_endless_line_is_read_than_a_record_may_have() -> None:
+    endless = io.BytesIO(b"x" * 10_000)
+
+    with pytest.raises(BadInput, match="in:1: a line of more than 1000 bytes"):
+        list(LinesReading("in", 100, 1000).blocks(endless, 1))
+
+    assert endless.tell() == 1000
+
+
 @pytest.mark.timeout(180)
 @pytest.mark.parametrize(("suffix", "jobs"), [(".csv.gz", "1"), (".csv", "2")])
 def test_an_interrupted_run_goes_on_and_gives_the_same_bytes(
@@ -296,6 +470,8 @@ def test_another_task_is_not_taken_up(tmp_path: Path) -> None:
         (("in.csv.gz",), 65, "cannot be unpacked"),
         (("in.csv.bz2",), 65, "cannot be unpacked"),
         (("in.csv.xz",), 65, "cannot be unpacked"),
+        (("in.csv", "--label-column="), 65, "--label-column: '' is no name for the label"),
+        (("in.csv", "--label-column", "rule", "--explain"), 65, "'rule' is no name for the label"),
         (("in.csv", "--explain"), 65, "there is a column 'stage' already"),
         (("in.csv.zst",), 65, "cannot be unpacked"),
         (("in.parquet",), 65, "is no Parquet file"),
@@ -422,3 +598,43 @@ def test_a_worker_ends_with_its_parent() -> None:
         parent.stdout.readline()
 
         assert parent.stdout.read() == b""  # the child had it open too, and is gone
+
+
+def test_a_worker_that_is_killed_ends_the_run_with_a_word(tmp_path: Path, rules: tuple[str, ...]) -> None:
+    source, out = tmp_path / "in.csv", tmp_path / "out.csv"
+    source.write_bytes(HEADER + b"a,%s\n" % (b"x" * 1000) * 8000)  # more blocks than are under way at once
+    command = [sys.executable, "-m", "logclf_daemon", "csv", str(source), "-o", str(out), "--jobs", "2", *rules]
+    with subprocess.Popen(command, stderr=subprocess.PIPE) as running:
+        children = Path(f"/proc/{running.pid}/task/{running.pid}/children")
+        deadline = time.monotonic() + 30
+        workers: list[str] = []
+        while not workers and time.monotonic() < deadline:
+            found = children.read_text().split()
+            workers = [one for one in found if b"spawn_main" in Path(f"/proc/{one}/cmdline").read_bytes()]
+
+        os.kill(int(workers[0]), signal.SIGKILL)
+
+        try:
+            told = running.communicate(timeout=50)[1]
+        except subprocess.TimeoutExpired:
+            running.kill()
+            raise
+    assert (running.returncode, told) == (1, b"error: a worker process died; is there memory for --jobs? try fewer\n")
+    assert not list(tmp_path.glob("*out.csv*"))
+
+
+def test_a_damaged_parquet_file_is_told_in_one_line(tmp_path: Path, rules: tuple[str, ...]) -> None:
+    pyarrow = pytest.importorskip("pyarrow")
+    parquet = pytest.importorskip("pyarrow.parquet")
+    source = tmp_path / "in.parquet"
+    table = pyarrow.table({"source": ["a"] * 40_000, "log_message": [f"boom {at}" for at in range(40_000)]})
+    parquet.write_table(table, source, row_group_size=20_000, compression="snappy")
+    whole = bytearray(source.read_bytes())
+    whole[len(whole) * 3 // 4 : len(whole) * 3 // 4 + 2000] = b"\xff" * 2000
+    source.write_bytes(whole)
+
+    result = run("csv", str(source), "-o", str(tmp_path / "out.parquet"), *rules)
+
+    assert result.returncode == 65
+    assert errors(result).startswith(f"error: {source}: row ")
+    assert errors(result).count("\n") == 1

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import threading
 import weakref
 from collections.abc import Callable, Coroutine, Iterable, Sequence
@@ -16,15 +17,14 @@ from logclf_daemon.cascade import Cascade
 from logclf_daemon.errors import BadInput, ConfigError
 from logclf_daemon.generation import Answer
 from logclf_daemon.tables.labelling import answers_of
-from logclf_daemon.tables.rows import TableOptions, extra_of
+from logclf_daemon.tables.rows import EXPLAINED, TableOptions, extra_of
 
 if TYPE_CHECKING:
-    import os
-
     from logclf_daemon.build import Parts
     from logclf_daemon.config import Config
 
 Line = str | bytes | None
+CLOSED = "the classifier is closed"
 
 
 class _Frame(Protocol):
@@ -69,14 +69,15 @@ class Classifier:
         thread.start()
         self._cascade = cascade
         self._loop = loop
-        self._end = weakref.finalize(self, _end, loop, thread, cascade, parts)
+        self._process = os.getpid()
+        self._end = weakref.finalize(self, _end, self._process, loop, thread, cascade, parts)
 
     @classmethod
     def load(
         cls,
         config: str | os.PathLike[str] | Config | None = None,
         *,
-        rules: Sequence[str | os.PathLike[str]] = (),
+        rules: str | os.PathLike[str] | Sequence[str | os.PathLike[str]] = (),
         builtin_rules: bool | None = None,
         model: bool | None = None,
         llm: bool | None = None,
@@ -94,19 +95,24 @@ class Classifier:
 
         if not isinstance(config, Config):
             config = load_config(Path(config)) if config is not None else Config()
-        rules_paths = tuple(Path(path) for path in rules)
+        rules_paths = tuple(Path(path) for path in ([rules] if isinstance(rules, (str, os.PathLike)) else rules))
         flags = CascadeFlags(rules_paths, builtin_rules, llm=llm, model=model)
         config = overridden(config, flags, said_by="Classifier.load")
         parts = build_parts(config, _state(config))
         return cls(cascade_of(parts, patient=True), parts)
 
     def classify(self, lines: Iterable[Line], source: str = "") -> list[LineVerdict]:
-        """The verdict of each line, in order. `source` is the tag or file they come from; None is no line."""
-        return self._begun(self._classify, lines, source).result()
+        """The verdict of each line, in order. `source` is the tag or file they come from; None is no line.
+
+        Raises:
+            TypeError: `lines` is one line, not several.
+            ValueError: The classifier was closed.
+        """
+        return self._begun(self._classify, _messages(lines), source).result()
 
     async def classify_async(self, lines: Iterable[Line], source: str = "") -> list[LineVerdict]:
         """Like `classify`, without blocking the caller's event loop."""
-        return await asyncio.wrap_future(self._begun(self._classify, lines, source))
+        return await asyncio.wrap_future(self._begun(self._classify, _messages(lines), source))
 
     def classify_frame(
         self,
@@ -126,7 +132,11 @@ class Classifier:
         for column in (message_column, *([source_column] if source_column is not None else [])):
             if column not in frame.columns:
                 raise BadInput(f"no column {column!r} (there are: {', '.join(map(repr, frame.columns))})")
-        messages = [_bytes(line) for line in frame[message_column].to_list()]
+            if list(frame.columns).count(column) > 1:
+                raise BadInput(f"there are several columns {column!r}; rename all but one")
+        if explain and label_column in EXPLAINED:
+            raise BadInput(f"explain adds a column {label_column!r} of its own; choose another label_column")
+        messages = _messages(frame[message_column].to_list())
         if source_column is None:
             sources = [b""] * len(messages)
         else:
@@ -156,11 +166,12 @@ class Classifier:
         self, work: Callable[[First, Second], Coroutine[Any, Any, Found]], first: First, second: Second
     ) -> Future[Found]:
         if not self._end.alive:
-            raise ValueError("the classifier is closed")
-        return asyncio.run_coroutine_threadsafe(work(first, second), self._loop)
+            raise ValueError(CLOSED)
+        if os.getpid() != self._process:
+            raise RuntimeError("this classifier was loaded before a fork; load one in each process")
+        return asyncio.run_coroutine_threadsafe(_unless_closed(work(first, second)), self._loop)
 
-    async def _classify(self, lines: Iterable[Line], source: str) -> list[LineVerdict]:
-        messages = [_bytes(line) for line in lines]
+    async def _classify(self, messages: Sequence[bytes | None], source: str) -> list[LineVerdict]:
         answers = await self._answers([source.encode("utf-8", "replace")] * len(messages), messages)
         verdicts = {answer: _verdict(answer) for answer in set(answers)}
         return [verdicts[answer] for answer in answers]
@@ -170,12 +181,40 @@ class Classifier:
         return [answer for answer in answers if answer is not None]  # none is left out
 
 
+async def _unless_closed(work: Coroutine[Any, Any, Found]) -> Found:
+    try:
+        return await work
+    except asyncio.CancelledError:
+        raise ValueError(CLOSED) from None
+
+
+def _messages(lines: Iterable[object]) -> list[bytes | None]:
+    """Each line as the cascade is asked for it. Read here, in the caller's thread: a generator may ask us, too."""
+    if isinstance(lines, (str, bytes)):
+        raise TypeError("classify takes a list of lines; put the line in brackets")
+    return [_bytes(line) or None for line in lines]
+
+
 def _bytes(line: object) -> bytes | None:
     if isinstance(line, bytes):
         return line
-    if isinstance(line, str):
-        return line.encode("utf-8", "surrogateescape")
-    return None if line is None or line != line else str(line).encode()  # NaN is not even itself
+    if line is None or _is_missing(line):
+        return None
+    text = str(line)
+    try:
+        return text.encode("utf-8", "surrogateescape")
+    except UnicodeEncodeError:  # half a pair, which no bytes stand for
+        return text.encode("utf-8", "replace")
+
+
+def _is_missing(cell: object) -> bool:
+    """Whether it is what data frames have where nothing is: NaN is not even itself, and pandas.NA does not say."""
+    try:
+        return bool(cell != cell)
+    except TypeError:
+        return True
+    except ValueError:  # an array
+        return False
 
 
 def _verdict(answer: Answer) -> LineVerdict:
@@ -191,6 +230,15 @@ def _with_columns(frame: Any, columns: dict[str, list[object]]) -> Any:
     return frame.assign(**columns)
 
 
+async def _stop(loop: asyncio.AbstractEventLoop) -> None:
+    """End the calls under way, so that nobody waits for ever, then the loop."""
+    under_way = asyncio.all_tasks() - {asyncio.current_task()}
+    for task in under_way:
+        task.cancel()
+    await asyncio.gather(*under_way, return_exceptions=True)
+    loop.call_soon(loop.stop)
+
+
 def _state(config: Config) -> Path | None:
     from logclf_daemon.config import state_directory
 
@@ -200,8 +248,12 @@ def _state(config: Config) -> Path | None:
         return None
 
 
-def _end(loop: asyncio.AbstractEventLoop, thread: threading.Thread, cascade: Cascade, parts: Parts | None) -> None:
-    loop.call_soon_threadsafe(loop.stop)
+def _end(
+    process: int, loop: asyncio.AbstractEventLoop, thread: threading.Thread, cascade: Cascade, parts: Parts | None
+) -> None:
+    if os.getpid() != process:
+        return  # after a fork all of it belongs to the parent
+    asyncio.run_coroutine_threadsafe(_stop(loop), loop)
     thread.join(10)
     if not thread.is_alive():
         loop.close()

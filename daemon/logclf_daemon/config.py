@@ -110,7 +110,7 @@ class HttpOptions(_Section):
     )
     hosts: tuple[str, ...] = Field((), description="More names it may be called by, besides localhost.")
     review: bool = Field(True, description="Verdicts and rules may be changed over HTTP.")
-    max_body_bytes: int = Field(4 << 20, ge=1024, description="Largest JSON or NDJSON line and JSON body.")
+    max_body_bytes: int = Field(4 << 20, ge=1024, description="Largest record of a CSV, line of NDJSON, and JSON body.")
     max_upload_bytes: int = Field(2 << 30, ge=1024, description="Largest CSV or NDJSON upload.")
     requests_per_sec: float = Field(50, gt=0, description="Requests a second of one client; twice as many at once.")
 

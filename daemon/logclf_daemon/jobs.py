@@ -53,7 +53,14 @@ class Workers:
     def label(self, block: Block) -> asyncio.Future[Labelled]:
         """Begin with a block."""
         bare = Block(block.payload, block.line)  # its cells cost more to send than to parse
-        return asyncio.wrap_future(self._executor.submit(_label, bare))
+        # The first one starts the workers. They inherit it: the parent decides, from their first moment on.
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])
+        try:
+            return asyncio.wrap_future(self._executor.submit(_label, bare))
+        except OSError as error:  # the others were being started
+            raise BrokenProcessPool(str(error)) from error
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 @contextlib.contextmanager
@@ -70,6 +77,8 @@ def workers(setting: WorkerSetting, jobs: int) -> Iterator[Workers]:
     try:
         yield Workers(executor)
     except BrokenProcessPool as error:
+        for one in multiprocessing.active_children():
+            one.kill()  # one that was being started has not been told, and would hold the pipe that all wait for
         raise LogclfError("a worker process died; is there memory for --jobs? try fewer") from error
     finally:
         executor.shutdown(wait=True, cancel_futures=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import threading
 import time
 from collections.abc import Callable, Hashable
@@ -22,7 +23,13 @@ class Alarm(Protocol):
 
 
 def later(secs: float, call: Callable[[], None]) -> Alarm:
-    """Call it then, in a thread that holds up no exit."""
+    """Call it then, in a thread that holds up no exit.
+
+    Raises:
+        RuntimeError: No thread can be started now.
+    """
+    if sys.is_finalizing():
+        raise RuntimeError("no thread can be started now")  # Python 3.11 would wait for it for ever
     timer = threading.Timer(secs, call)
     timer.daemon = True
     timer.start()

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Coroutine
 from dataclasses import dataclass, field
 from typing import BinaryIO, Protocol
 
@@ -64,6 +64,7 @@ class Task:
     aside: Sink | None = None
     summary: Summary = field(default_factory=Summary)
     ahead: int = 1  # blocks under way
+    apart: bool = False  # blocks are cut in a thread: others use this event loop
     progress: Progress | None = None
     checkpoint: Callable[[Position, Summary], None] | None = None
 
@@ -92,13 +93,23 @@ async def run(task: Task, label: Label, start: Position | None = None) -> Summar
     else:
         skip(table, start.read)
     under_way: deque[tuple[Block, Awaitable[Labelled]]] = deque()
-    read, finished = start.read, 0
+    try:
+        await _run(task, label, start, under_way)
+    finally:
+        for _, labelled in under_way:
+            _let_go(labelled)
+    return task.summary
+
+
+async def _run(task: Task, label: Label, start: Position, under_way: deque[tuple[Block, Awaitable[Labelled]]]) -> None:
+    table, read, finished = task.table, start.read, 0
     blocks = table.reading.blocks(table.rows, start.line)
     while True:
-        for block in blocks:
-            under_way.append((block, label(block)))
-            if len(under_way) >= task.ahead:
+        while len(under_way) < task.ahead:
+            block = await asyncio.to_thread(next, blocks, None) if task.apart else next(blocks, None)
+            if block is None:
                 break
+            under_way.append((block, label(block)))
         if not under_way:
             break
         block, labelled = under_way.popleft()
@@ -111,7 +122,16 @@ async def run(task: Task, label: Label, start: Position | None = None) -> Summar
         await asyncio.sleep(0)  # other connections have their turn, and one that was cut ends this
         if task.progress is not None:
             task.progress(task.summary.rows, table.read + read)
-    return task.summary
+
+
+def _let_go(labelled: Awaitable[Labelled]) -> None:
+    """Nobody waits for it any more; what became of it is no news."""
+    if isinstance(labelled, asyncio.Future):
+        labelled.cancel()
+        if not labelled.cancelled():
+            labelled.exception()
+    elif isinstance(labelled, Coroutine):
+        labelled.close()
 
 
 def _write(task: Task, labelled: Labelled) -> None:
@@ -140,7 +160,8 @@ async def classify_table(
     table = open_table(reader, kind, into or kind, options, name)
     sink = ParquetSink(writer) if (into or kind) == "parquet" else writer
     summary = Summary(details=Details() if options.details else None)
-    done = await run(Task(table, sink, summary=summary, progress=progress), label_here(table.codec, cascade, options))
+    task = Task(table, sink, summary=summary, progress=progress, apart=options.over_http)
+    done = await run(task, label_here(table.codec, cascade, options))
     if isinstance(sink, ParquetSink):
         sink.close()
     return done

@@ -105,7 +105,7 @@ def labelled(
 
     cascade, runner = _loaded(shipped)
     for batch in batches:
-        messages = _texts(batch.column(columns.message))
+        messages = [text or None for text in _texts(batch.column(columns.message))]
         sources = [b""] * len(messages)
         if columns.source is not None:
             sources = [name or b"" for name in _texts(batch.column(columns.source))]

@@ -88,7 +88,9 @@ def check(path: Path | None, config_path: Path | None) -> None:
     with closing(build_parts(checked, None)) as parts:  # as `run` does
         count, unused = len(parts.rules), unused_by_own_labels(parts)
     _refuse_forbidden(checked, path)
-    click.echo(f"ok: {path}: {len(checked.inputs)} inputs, {len(checked.outputs)} outputs, {count} rules")
+    counts = {"input": len(checked.inputs), "output": len(checked.outputs), "rule": count}
+    numbers = [f"{many} {what}" if many == 1 else f"{many} {what}s" for what, many in counts.items()]
+    click.echo(f"ok: {path}: {', '.join(numbers)}")
     for note in notes:
         click.echo(f"note: {note}")
     if unused is not None:

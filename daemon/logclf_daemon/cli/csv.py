@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import logging
+import os
+import stat
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,6 +13,7 @@ import click
 from logclf_daemon.cli.options import base_config, cascade_options, config_option, log_to_stderr
 from logclf_daemon.config import CascadeFlags, Config, overridden, state_directory
 from logclf_daemon.errors import BadInput, ConfigError
+from logclf_daemon.writable import look_at_file
 
 if TYPE_CHECKING:
     from logclf_daemon.cli.csv_run import Order
@@ -128,6 +131,8 @@ def _delimiter(text: str | None) -> str | None:
 
 def _refuse(order: Order) -> None:
     """Options that do not go together."""
+    from logclf_daemon.tables.files import PACKED
+
     unresumable = "-" in (order.source, order.target) or "parquet" in (order.kind, order.into)
     if order.resume and unresumable:
         raise click.UsageError("--resume needs files for INPUT and -o OUT, and not Parquet, which is one piece.")
@@ -141,8 +146,44 @@ def _refuse(order: Order) -> None:
         raise click.UsageError("--encoding: only where a CSV or a log stays what it is.")
     if order.resume and Path(order.target).exists() and not Path(order.target).is_file():
         raise click.UsageError("--resume needs a file for -o OUT.")
-    if order.source != "-" and order.target != "-" and Path(order.source).resolve() == Path(order.target).resolve():
-        raise click.UsageError("OUT is INPUT; choose another name.")
+    if order.into == "parquet" and Path(order.target).suffix in PACKED:
+        raise click.UsageError(f"Parquet packs its columns itself: leave {Path(order.target).suffix} off the name.")
+    if order.aside == "-":
+        raise click.UsageError("--bad-rows: name a file; standard output is for OUT.")
+    _refuse_the_same(order)
+    if order.report is not None:
+        try:
+            look_at_file(order.report)  # before the work
+        except OSError as error:
+            raise BadInput(f"{order.report}: cannot be written: {error.strerror}") from error
+
+
+def _refuse_the_same(order: Order) -> None:
+    """What is read or written under two names would be lost."""
+    report = str(order.report) if order.report is not None else None
+    named = {
+        "INPUT": (order.source, 0),
+        "OUT": (order.target, 1),
+        "--bad-rows": (order.aside, 1),
+        "--report": (report, 1),
+    }
+    seen: dict[object, str] = {}
+    for what, (name, standard) in named.items():
+        file = _file(name, standard) if name is not None else None
+        if file is None:
+            continue
+        if file in seen:
+            raise click.UsageError(f"{what} is {seen[file]}; choose another name.")
+        seen[file] = what
+
+
+def _file(name: str, standard: int) -> object:
+    """What tells a file from others, under whatever name; None for a pipe, a terminal or a device."""
+    try:
+        state = os.fstat(standard) if name == "-" else Path(name).stat()
+    except OSError:
+        return None if name == "-" else Path(name).resolve()
+    return (state.st_dev, state.st_ino) if stat.S_ISREG(state.st_mode) else None
 
 
 def _tell(summary: Summary, order: Order) -> None:
@@ -154,11 +195,17 @@ def _tell(summary: Summary, order: Order) -> None:
         lines = ", ".join(map(str, summary.odd_rows[:5]))
         more = f" and {summary.odd_count - 5} more" if summary.odd_count > 5 else ""
         click.echo(f"  {_what_is_bad(order)}: line {lines}{more}; {_what_became(order)}", err=True)
+    if summary.lost:
+        names = ", ".join(repr(name[:60]) for name in summary.lost[:5])
+        more = " and others" if len(summary.lost) > 5 else ""
+        click.echo(f"  left out, since the first objects have no such member: {names}{more}", err=True)
     if order.report is not None:
+        from logclf_daemon.tables.files import writing
         from logclf_daemon.tables.report import page
 
         try:
-            order.report.write_text(page(f"Labels of {Path(order.name).name}", summary), encoding="utf-8")
+            with writing(str(order.report)) as file:
+                file.write(page(f"Labels of {Path(order.name).name}", summary).encode())
         except OSError as error:
             raise BadInput(f"{order.report}: cannot be written: {error.strerror}") from error
 

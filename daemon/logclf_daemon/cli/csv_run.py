@@ -5,8 +5,10 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import errno
+import signal
 import sys
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import BinaryIO
@@ -70,7 +72,7 @@ def labelled(order: Order, config: Config, state: Path | None) -> Summary:
     tell_unused(parts)
     cascade = cascade_of(parts, patient=True, budget=order.llm_budget)
     try:
-        with reading(order.source, order.options.encoding) as opened:
+        with _asked_to_end(), reading(order.source, order.options.encoding) as opened:
             options = replace(order.options, encoding=opened.encoding)
             table = open_table(opened.rows, order.kind, order.into, options, order.name)
             if order.jobs > 1:
@@ -80,6 +82,27 @@ def labelled(order: Order, config: Config, state: Path | None) -> Summary:
             return _written(order, parts, opened, table, label_here(table.codec, cascade, order.options))
     finally:
         close(cascade, parts)
+
+
+@contextlib.contextmanager
+def _asked_to_end() -> Iterator[None]:
+    """Signals that ask for the end leave nothing unfinished behind, as Ctrl-C does not; those ignored stay so."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def end(number: int, _frame: object) -> None:
+        raise SystemExit(128 + number)
+
+    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGHUP)}
+    for number, action in before.items():
+        if action is signal.SIG_DFL:
+            signal.signal(number, end)
+    try:
+        yield
+    finally:
+        for number, action in before.items():
+            signal.signal(number, action)
 
 
 def _written(order: Order, parts: Parts, opened: Opened, table: OpenTable, label: Label) -> Summary:
@@ -99,6 +122,7 @@ def _afresh(order: Order, opened: Opened, table: OpenTable, label: Label) -> Sum
         aside = _output(order.aside, stack.enter_context(writing(order.aside)), opened) if order.aside else None
         if order.into == "parquet":
             sink = ParquetSink(file)
+            stack.callback(sink.let_go)
             summary = _run(order, opened, Task(table, sink, aside), label)
             sink.close()
         else:
@@ -126,13 +150,14 @@ def _output(name: str, file: BinaryIO, opened: Opened) -> Output:
 def _resumed(order: Order, parts: Parts, opened: Opened, table: OpenTable, label: Label) -> Summary:
     named = task_of(order.source, order.into, order.aside, order.options, _answering(parts))
     with contextlib.ExitStack() as stack:
-        journal = stack.enter_context(taken_up(Path(order.target), named))
+        # It gets its name after the other: as long as there is a journal, all that it speaks of is unfinished.
+        rest = stack.enter_context(unfinished(Path(order.aside))) if order.aside else None
+        journal = stack.enter_context(taken_up(Path(order.target), named, rest))
         found = journal.found
         main, aside = _output(order.target, journal.file, opened), None
-        if order.aside:
-            file = stack.enter_context(unfinished(Path(order.aside)))
-            cut(file, found.aside if found else 0)
-            aside = _output(order.aside, file, opened)
+        if order.aside and rest is not None:
+            cut(rest, found.aside if found else 0)
+            aside = _output(order.aside, rest, opened)
 
         def note(position: Position, summary: Summary) -> None:
             written, sent_aside = main.saved(), aside.saved() if aside else 0

@@ -17,6 +17,7 @@ from fastapi.openapi.utils import get_openapi
 from logclf_daemon import __version__
 from logclf_daemon.config import HttpOptions
 from logclf_daemon.http import classify, health, review, schemas
+from logclf_daemon.http.bodies import Bodies, disk_of
 from logclf_daemon.http.guard import READS, REFUSALS, REFUSED_CHANGES, Guard
 from logclf_daemon.http.history import History
 from logclf_daemon.http.host import Host
@@ -43,7 +44,7 @@ def create_app(host: Host | None = None, options: HttpOptions | None = None) -> 
     options = options or served.running().config.http
     if options.listen is not None:
         split_listen(options)
-    history = History()
+    history, disk = History(), disk_of(options)
 
     @asynccontextmanager
     async def lifespan(_app: FastAPI) -> AsyncIterator[None]:
@@ -69,13 +70,13 @@ def create_app(host: Host | None = None, options: HttpOptions | None = None) -> 
         redirect_slashes=False,
     )
     app.state.host = served
-    app.include_router(classify.router(options))
+    app.include_router(classify.router(options, disk))
     app.include_router(review.router())
     app.include_router(health.router(history, options))
     serve_pages(app)
     answer_problems(app)
     app.openapi = lambda: _openapi(app)  # type: ignore[method-assign]
-    app.add_middleware(Guard, options=options)
+    app.add_middleware(Guard, options=options, bodies=Bodies(options, disk=disk))
     return app
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from starlette.datastructures import Headers
@@ -33,13 +33,50 @@ def is_upload(path: str, headers: Headers) -> bool:
     return media_type(headers) in UPLOADS.get(path, ())
 
 
+class Disk:
+    """What uploads and answers hold on disk, all together."""
+
+    def __init__(self, most: int) -> None:
+        self._most = most
+        self.free = most  # bytes
+
+    @contextmanager
+    def share(self) -> Iterator[Callable[[int], None]]:
+        """What one of them takes its bytes with; at the end of the block they are free again.
+
+        Calls raise HTTPException where it is too much.
+        """
+        held = 0
+
+        def take(size: int) -> None:
+            nonlocal held
+            if held + size > self._most:
+                raise HTTPException(413, f"larger than {self._most} bytes with its labels; send less at a time")
+            if size > self.free:
+                raise HTTPException(503, "uploads hold too much on disk at once; try again", {"Retry-After": "10"})
+            held += size
+            self.free -= size
+
+        try:
+            yield take
+        finally:
+            self.free += held
+
+
 class Bodies:
     """Passes bodies on to the app, as far as they are within the limits."""
 
-    def __init__(self, options: HttpOptions, stall_secs: float = STALL_SECS, held_bytes: int = HELD_BYTES) -> None:
+    def __init__(
+        self,
+        options: HttpOptions,
+        stall_secs: float = STALL_SECS,
+        held_bytes: int = HELD_BYTES,
+        disk: Disk | None = None,
+    ) -> None:
         self._limits = {True: options.max_upload_bytes, False: options.max_body_bytes}
         self._stall_secs = stall_secs
         self._free = held_bytes
+        self._disk = disk or disk_of(options)
 
     def refuse_declared(self, path: str, headers: Headers) -> None:
         """Look at the length a client announces, before it sends anything.
@@ -75,7 +112,9 @@ class Bodies:
             taken += size
             if taken > limit:
                 raise _too_large(limit)
-            if not upload:
+            if upload:
+                take(size)
+            else:
                 if size > self._free:
                     raise HTTPException(503, "too many bodies at once; try again", {"Retry-After": "1"})
                 held += size
@@ -83,9 +122,15 @@ class Bodies:
             return message
 
         try:
-            yield passed
+            with self._disk.share() as take:
+                yield passed
         finally:
             self._free += held
+
+
+def disk_of(options: HttpOptions) -> Disk:
+    """Room for the largest upload and its answer, and for as much besides."""
+    return Disk(4 * options.max_upload_bytes)
 
 
 def _too_large(limit: int) -> HTTPException:

@@ -3,34 +3,42 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import json
 from collections.abc import AsyncIterator, Coroutine, Iterator, Sequence
-from itertools import groupby
-from tempfile import SpooledTemporaryFile
+from contextlib import AbstractContextManager, ExitStack, asynccontextmanager, contextmanager
+from tempfile import SpooledTemporaryFile, gettempdir
 from typing import IO, Annotated, Any, BinaryIO, TypeVar, cast
 
+import msgspec
 from fastapi import APIRouter, Query, Request
 from fastapi.responses import StreamingResponse
-from pydantic import ValidationError
 from starlette.datastructures import UploadFile
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
+from starlette.types import Receive, Scope, Send
 
 from logclf_daemon.cascade import Cascade
 from logclf_daemon.config import HttpOptions
 from logclf_daemon.explained import explained
 from logclf_daemon.generation import Answer
 from logclf_daemon.http import schemas
-from logclf_daemon.http.bodies import FORM, LINES, NDJSON, TABLE, media_type
+from logclf_daemon.http.bodies import FORM, LINES, NDJSON, TABLE, Disk, media_type
 from logclf_daemon.http.host import Now
 from logclf_daemon.http.problems import responses
 from logclf_daemon.table import TableOptions, classify_table
+from logclf_daemon.tables.labelling import answers_of
 
 SPOOL_BYTES = 1 << 20  # more than that of an upload or of its answer lies on disk
 BLOCK_BYTES = 256 << 10
 NDJSON_LINES = 1000  # classified together, or as many as are this large
 NDJSON_BYTES = 1 << 20
+TABLE_BYTES = 64 << 10  # of a CSV between two turns of everybody else
 UPLOADS_AT_ONCE = 4
+SLOT_SECS = 10.0  # for one of them to end
+
+_REQUEST, _LINE = msgspec.json.Decoder(schemas.Asked), msgspec.json.Decoder(schemas.AskedLine)
+MISTAKES = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
 
 _T = TypeVar("_T")
 Column = Annotated[str, Query(min_length=1, max_length=200)]
@@ -65,10 +73,10 @@ _LINES_BODY: dict[str, Any] = {
 }
 
 
-def router(limits: HttpOptions) -> APIRouter:
+def router(limits: HttpOptions, disk: Disk, slot_secs: float = SLOT_SECS) -> APIRouter:
     """The endpoints that label lines."""
     routes = APIRouter(tags=["classify"])
-    uploads = asyncio.Semaphore(UPLOADS_AT_ONCE)
+    uploads = _Places(UPLOADS_AT_ONCE, slot_secs)
 
     @routes.post(
         "/classify",
@@ -76,7 +84,7 @@ def router(limits: HttpOptions) -> APIRouter:
         openapi_extra=_CSV_BODY,
         responses={
             200: {"content": {"text/csv": {"example": _CSV_EXAMPLE.replace("\n", ",target_label\n", 1)}}},
-            **responses(400, 413, 415, 422),
+            **responses(400, 413, 415, 422, 507),
         },
     )
     async def classify_csv(
@@ -96,28 +104,25 @@ def router(limits: HttpOptions) -> APIRouter:
             message_column,
             label_column,
             explain,
+            block_bytes=TABLE_BYTES,
             max_record_bytes=limits.max_body_bytes,
             over_http=True,
         )
-        async with uploads:
-            reader = await _uploaded(request)
-            writer = _spool()
-            try:
-                await _unless_gone(request, classify_table(reader, writer, now.cascade, options, name="file"))
-            except BaseException:
-                writer.close()
-                raise
-            finally:
-                reader.close()
-        writer.seek(0)
-        return StreamingResponse(_blocks(writer), media_type="text/csv; charset=utf-8", headers=_ATTACHED)
+        with ExitStack() as stack:
+            writer = stack.enter_context(_Spool(disk))
+            async with uploads.taken():
+                with _room(), await _uploaded(request) as reader:
+                    table = classify_table(reader, cast(BinaryIO, writer), now.cascade, options, name="file")
+                    await _unless_gone(request, table)
+            writer.file.seek(0)
+            return _Sent(stack.pop_all(), _blocks(writer.file), "text/csv; charset=utf-8", _ATTACHED)
 
     @routes.post(
         "/api/v1/classify",
         response_model=schemas.ClassifyResponse,
         response_model_exclude_none=True,
         openapi_extra=_LINES_BODY,
-        responses={200: {"content": {NDJSON: {}}}, **responses(400, 413, 415, 422)},
+        responses={200: {"content": {NDJSON: {}}}, **responses(400, 413, 415, 422, 507)},
     )
     async def classify_lines(request: Request, now: Now) -> Any:
         """Label lines: JSON in and out, or NDJSON, streamed: one object a line, answered in order.
@@ -126,16 +131,17 @@ def router(limits: HttpOptions) -> APIRouter:
         """
         kind = media_type(request.headers)
         if kind in LINES:
-            async with uploads:
-                spool = await _spooled(request)
+            async with uploads.taken():
+                with _room():
+                    spool = await _spooled(request)
             blocks = _line_blocks(spool, limits.max_body_bytes)
-            return StreamingResponse(_labelled_lines(spool, blocks, now.cascade), media_type=NDJSON)
+            return _Sent(spool, _labelled_lines(blocks, now.cascade), NDJSON)
         if kind != "application/json":
             raise HTTPException(415, f"send application/json or {NDJSON}")
         try:
-            asked = schemas.ClassifyRequest.model_validate_json(await request.body())
-        except ValidationError as error:
-            raise HTTPException(422, _mistakes(error)) from error
+            asked = _REQUEST.decode(await request.body())
+        except MISTAKES as error:
+            raise HTTPException(422, f"body: {error}") from error
         answers = await _unless_gone(request, labelled(now.cascade, asked.records))
         return {"records": [answer.fields for answer in answers]}
 
@@ -156,12 +162,83 @@ def router(limits: HttpOptions) -> APIRouter:
 _ATTACHED = {"Content-Disposition": 'attachment; filename="labelled.csv"'}
 
 
-def _mistakes(error: ValidationError) -> str:
-    return "; ".join(f"{'.'.join(map(str, item['loc'])) or 'body'}: {item['msg']}" for item in error.errors()[:5])
+class _Places:
+    """So many uploads at a time; the next one waits a while."""
+
+    def __init__(self, count: int, wait_secs: float) -> None:
+        self._free = asyncio.Semaphore(count)
+        self._wait_secs = wait_secs
+
+    @asynccontextmanager
+    async def taken(self) -> AsyncIterator[None]:
+        """One of them.
+
+        Raises:
+            HTTPException: None becomes free.
+        """
+        try:
+            async with asyncio.timeout(self._wait_secs):
+                await self._free.acquire()
+        except TimeoutError:
+            headers = {"Retry-After": "10", "Connection": "close"}  # the body is not read
+            raise HTTPException(503, "too many uploads at once; try again", headers) from None
+        try:
+            yield
+        finally:
+            self._free.release()
+
+
+class _Spool:
+    """An answer that lies on disk if it is large, until the end of the block."""
+
+    def __init__(self, disk: Disk) -> None:
+        self._share = disk.share()
+
+    def __enter__(self) -> _Spool:
+        self.file = _spool()
+        self._take = self._share.__enter__()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.file.close()
+        self._share.__exit__(None, None, None)
+
+    def write(self, payload: bytes) -> None:
+        self._take(len(payload))
+        self.file.write(payload)
+
+
+class _Sent(StreamingResponse):
+    """What is sent of a file, which is closed afterwards, and also where nobody takes it."""
+
+    def __init__(
+        self,
+        file: AbstractContextManager[Any],
+        content: AsyncIterator[bytes],
+        media_type: str,
+        headers: dict[str, str] | None = None,
+    ) -> None:
+        super().__init__(content, media_type=media_type, headers=headers)
+        self._file = file
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        with self._file:
+            await super().__call__(scope, receive, send)
+
+
+@contextmanager
+def _room() -> Iterator[None]:
+    """A full disk is told as one."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+            raise
+        raise HTTPException(507, f"{gettempdir()}: {error.strerror}; send less at a time") from error
 
 
 def _spool() -> BinaryIO:
-    return cast(BinaryIO, SpooledTemporaryFile(SPOOL_BYTES))  # closed by who streams it
+    return cast(BinaryIO, SpooledTemporaryFile(SPOOL_BYTES))
 
 
 async def _uploaded(request: Request) -> BinaryIO:
@@ -215,68 +292,58 @@ async def _gone(request: Request) -> None:
 
 
 async def _blocks(file: IO[bytes]) -> AsyncIterator[bytes]:
-    try:
-        while block := file.read(BLOCK_BYTES):
-            yield block
-    finally:
-        file.close()
+    while block := file.read(BLOCK_BYTES):
+        yield block
 
 
-async def labelled(cascade: Cascade, lines: Sequence[schemas.LogLine]) -> list[Answer]:
+async def labelled(cascade: Cascade, lines: Sequence[schemas.AskedLine]) -> list[Answer]:
     """The answer of each line."""
-    answers: list[Answer | None] = [None] * len(lines)
-    order = sorted(range(len(lines)), key=lambda at: lines[at].source)
-    for source, group in groupby(order, key=lambda at: lines[at].source):
-        positions = list(group)
-        messages = [lines[at].log_message.encode("utf-8", "replace") or None for at in positions]
-        classified = await cascade.classify(source, messages)
-        if classified.late:
-            await cascade.settle_late(classified.late, classified.answers)
-        for at, answer in zip(positions, classified.answers, strict=True):
-            answers[at] = answer
-    return [answer for answer in answers if answer is not None]
+    sources = [line.source.encode("utf-8", "replace") for line in lines]
+    messages = [line.log_message.encode("utf-8", "replace") or None for line in lines]
+    answers = await answers_of(cascade, sources, messages)
+    return [answer for answer in answers if answer is not None]  # none is left out
 
 
-async def _labelled_lines(
-    spool: BinaryIO, blocks: Iterator[Sequence[bytes | None]], cascade: Cascade
-) -> AsyncIterator[bytes]:
-    with spool:
-        for block in blocks:
-            parsed = [_parsed(line) for line in block]
-            answers = iter(await labelled(cascade, [line for line in parsed if isinstance(line, schemas.LogLine)]))
-            rows = [next(answers).fields if isinstance(line, schemas.LogLine) else {"error": line} for line in parsed]
+async def _labelled_lines(blocks: Iterator[Sequence[bytes | None]], cascade: Cascade) -> AsyncIterator[bytes]:
+    for block in blocks:
+        parsed = [_parsed(line) for line in block]
+        answers = iter(await labelled(cascade, [line for line in parsed if isinstance(line, schemas.AskedLine)]))
+        rows = [next(answers).fields if isinstance(line, schemas.AskedLine) else {"error": line} for line in parsed]
+        if rows:
             yield b"".join(json.dumps(row).encode() + b"\n" for row in rows)
-            await asyncio.sleep(0)  # nobody else had a turn while all of it was known
+        await asyncio.sleep(0)  # nobody else had a turn while all of it was known
 
 
-def _parsed(line: bytes | None) -> schemas.LogLine | str:
+def _parsed(line: bytes | None) -> schemas.AskedLine | str:
     if line is None:
         return "body: the line is larger than http.max_body_bytes"
     try:
-        return schemas.LogLine.model_validate_json(line)
-    except ValidationError as error:
-        return _mistakes(error)
+        return _LINE.decode(line)
+    except MISTAKES as error:
+        return f"body: {error}"
 
 
 def _line_blocks(spool: BinaryIO, longest: int) -> Iterator[list[bytes | None]]:
-    """The lines of a body, some at a time."""
-    block, size = list[bytes | None](), 0
+    """The lines of a body, some at a time; blocks may be empty: lines that hold nothing take their time, too."""
+    block, seen, start = list[bytes | None](), 0, spool.tell()
     for line in _lines(spool, longest):
-        block.append(line)
-        size += len(line or b"")
-        if len(block) >= NDJSON_LINES or size >= NDJSON_BYTES:
+        seen += 1
+        if line != b"":
+            block.append(line)
+        if seen >= NDJSON_LINES or spool.tell() - start >= NDJSON_BYTES:
             yield block
-            block, size = [], 0
+            block, seen, start = [], 0, spool.tell()
     if block:
         yield block
 
 
 def _lines(spool: BinaryIO, longest: int) -> Iterator[bytes | None]:
-    """The lines that are not blank; None for one that is too long."""
+    """The lines; None for one that is too long, nothing for a blank one and for each part that is passed over."""
     while line := spool.readline(longest + 1):
         if len(line) > longest and not line.endswith(b"\n"):
             while line and not line.endswith(b"\n"):
                 line = spool.readline(NDJSON_BYTES)
+                yield b""
             yield None
-        elif line.strip():
-            yield line
+        else:
+            yield line if line.strip() else b""

@@ -64,8 +64,11 @@ def refuse_taken(names: Sequence[str], options: TableOptions, where: str) -> Non
     """A column that would be there twice is an error.
 
     Raises:
-        BadInput: The table has a column of this name already.
+        BadInput: The table has a column of this name already, or two of those that are added have the same.
     """
+    if not options.label_column or (options.explain and options.label_column in EXPLAINED):
+        called = options.called("label_column")
+        raise BadInput(f"{called}: {options.label_column!r} is no name for the label; choose another")
     if options.label_column in names:
         called = options.called("label_column")
         raise BadInput(f"{where}: there is a column {options.label_column!r} already; choose another with {called}")

@@ -20,7 +20,7 @@ from logclf_daemon.errors import BadInput
 from logclf_daemon.generation import Answer
 from logclf_daemon.record import Verdict
 from logclf_daemon.tables.columns import place_of, refuse_taken, time_place
-from logclf_daemon.tables.encodings import as_utf8
+from logclf_daemon.tables.encodings import as_utf8, refuse_packed
 from logclf_daemon.tables.rows import (
     BLOCK_BYTES,
     EXPLAINED,
@@ -34,6 +34,7 @@ from logclf_daemon.tables.rows import (
 )
 
 MAX_HEADER_BYTES = 1 << 20
+SHORT_LINE = 32  # bytes; where lines are shorter on average, less is read at once
 BOM = b"\xef\xbb\xbf"
 DELIMITERS = ",;\t|"
 # A spreadsheet takes a cell that starts so for a formula, or for what leads to one.
@@ -202,8 +203,10 @@ class DelimitedReading:
         Raises:
             BadInput: A quote is never closed, or a record is too large.
         """
-        pending, size = b"", min(self.block_bytes, self.max_record_bytes)
+        pending, size, cut = b"", min(self.block_bytes, self.max_record_bytes), -1
         while pending := pending + filled(reader, size - len(pending)):
+            if cut:
+                size = self._of_few_lines(pending, size)
             chunk, last = pending[:size], len(pending) < size
             try:
                 cut, quoted = self._lines(chunk, last=last)
@@ -219,6 +222,12 @@ class DelimitedReading:
                 line += pending.count(b"\n", 0, cut)
                 pending = pending[cut:]
             size = min(self.block_bytes if cut else size * 2, self.max_record_bytes)
+
+    def _of_few_lines(self, pending: bytes, size: int) -> int:
+        """How much is cut at once: a row costs time and memory even where it is empty."""
+        while size > 1 and pending.count(b"\n", 0, size) > max(1, self.block_bytes // SHORT_LINE):
+            size //= 2
+        return size
 
     def _lines(self, chunk: bytes, *, last: bool) -> tuple[int, Quoted | None]:
         """Where the last whole line of a chunk ends, and its lines with a quote, if each record is one line."""
@@ -297,6 +306,8 @@ def header_of(codec: DelimitedCodec, head: bytes) -> bytes:
 def _first_record(reader: BinaryIO, name: str) -> bytes:
     lines, size, quotes = list[bytes](), 0, 0
     while line := reader.readline(MAX_HEADER_BYTES + 1):
+        if not lines:
+            refuse_packed(line, name)
         lines.append(line)
         size += len(line)
         quotes += line.count(b'"')

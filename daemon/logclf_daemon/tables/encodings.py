@@ -15,6 +15,15 @@ _BOMS = {
     codecs.BOM_UTF16_LE: "utf-16-le",
     codecs.BOM_UTF16_BE: "utf-16-be",
 }
+_NAME_IT = "unpack it, or give it a name that says so"
+_NO_TEXT = {
+    b"\x1f\x8b": ("packed by gzip", _NAME_IT),
+    b"\xfd7zXZ\0": ("packed by xz", _NAME_IT),
+    b"BZh": ("packed by bzip2", _NAME_IT),
+    b"\x28\xb5\x2f\xfd": ("packed by zstd", _NAME_IT),
+    b"PAR1": ("Parquet", "give it a name that says so, or --input-format parquet"),
+    b"PK\x03\x04": ("a workbook or another zip archive", "save it as CSV"),
+}
 _WIDE = ("utf-16", "utf-32")
 
 
@@ -36,6 +45,17 @@ def checked(encoding: str) -> str:
     if len(table) != 256 or table[:128] != bytes(range(128)).decode("ascii"):
         raise BadInput(f"--encoding {encoding}: use utf-8, utf-16, utf-32 or one of one byte a letter, such as latin-1")
     return name
+
+
+def refuse_packed(start: bytes, name: str) -> None:
+    """What is packed, or a workbook, is not text, whatever its name says.
+
+    Raises:
+        BadInput: It is; the text says how to go on.
+    """
+    for mark, (what, advice) in _NO_TEXT.items():
+        if start.startswith(mark):
+            raise BadInput(f"{name}: is {what}, no text; {advice}")
 
 
 def is_wide(encoding: str) -> bool:

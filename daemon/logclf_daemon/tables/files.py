@@ -8,6 +8,7 @@ import gzip
 import io
 import lzma
 import os
+import stat
 import sys
 import tempfile
 import zlib
@@ -150,6 +151,26 @@ def is_special(path: Path) -> bool:
     return path.exists() and not path.is_file() and not path.is_dir()
 
 
+def refuse_folder(path: Path, named: str) -> None:
+    """What is written gets its name in the end; that it cannot is told before the work.
+
+    Raises:
+        BadInput: The name is one of a folder.
+    """
+    if path.is_dir():
+        raise BadInput(f"{named or path}: is a folder; name a file in it")
+
+
+def mode_of(path: Path) -> int:
+    """Who may read a file that is to stand there: who may read the one it replaces, else who the umask lets."""
+    try:
+        return stat.S_IMODE(path.stat().st_mode)
+    except FileNotFoundError:
+        umask = os.umask(0)
+        os.umask(umask)
+        return 0o666 & ~umask
+
+
 @contextlib.contextmanager
 def writing(target: str) -> Iterator[BinaryIO]:
     """A file that appears under its name when it is complete: an interrupted run leaves none behind.
@@ -161,11 +182,12 @@ def writing(target: str) -> Iterator[BinaryIO]:
         yield sys.stdout.buffer
         sys.stdout.buffer.flush()
         return
-    path = Path(target).resolve()  # a link stays one
-    if is_special(path):
-        with path.open("wb") as file:
+    if is_special(Path(target)):  # not resolved: what /dev/stdout leads to has no name where it is a pipe
+        with Path(target).open("wb") as file:
             yield file
         return
+    path = Path(target).resolve()  # a link stays one
+    refuse_folder(path, target)
     try:
         handle, unfinished = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
     except OSError as error:
@@ -175,9 +197,7 @@ def writing(target: str) -> Iterator[BinaryIO]:
             yield file
             file.flush()
             os.fsync(handle)
-            umask = os.umask(0)
-            os.umask(umask)
-            os.fchmod(handle, 0o666 & ~umask)
+            os.fchmod(handle, mode_of(path))
         Path(unfinished).replace(path)
     finally:
         Path(unfinished).unlink(missing_ok=True)

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from logclf_daemon.errors import BadInput
+from logclf_daemon.tables.files import mode_of, refuse_folder
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,15 +50,19 @@ class Journal:
 
 
 @contextlib.contextmanager
-def taken_up(target: Path, task: dict[str, Any]) -> Iterator[Journal]:
+def taken_up(target: Path, task: dict[str, Any], aside: BinaryIO | None = None) -> Iterator[Journal]:
     """Open or go on with the unfinished output of `target`; at the end of the block it gets its name.
+
+    `aside` is the unfinished file of bad rows: an earlier run counts if that has what it wrote there, too.
 
     Raises:
         BadInput: It cannot be written, or another run is at it.
     """
+    target = target.resolve()  # a link stays one
     log = target.with_name(f".{target.name}.journal")
     with unfinished(target) as file:
-        found = _last(log, task, os.fstat(file.fileno()).st_size)
+        sizes = [os.fstat(one.fileno()).st_size if one is not None else 0 for one in (file, aside)]
+        found = _last(log, task, *sizes)
         cut(file, found.written if found is not None else 0)
         yield Journal(file, log, task, found)
     log.unlink(missing_ok=True)
@@ -70,9 +75,11 @@ def unfinished(target: Path) -> Iterator[BinaryIO]:
     Raises:
         BadInput: It cannot be written, or another run is at it.
     """
-    part = target.with_name(f".{target.name}.part")
+    target = target.resolve()
+    refuse_folder(target, str(target))
+    part, mode = target.with_name(f".{target.name}.part"), mode_of(target)
     try:
-        handle = os.open(part, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+        handle = os.open(part, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, mode)
     except OSError as error:
         raise BadInput(f"{target}: cannot be written: {error.strerror}") from error
     with os.fdopen(handle, "r+b") as file:
@@ -81,6 +88,7 @@ def unfinished(target: Path) -> Iterator[BinaryIO]:
         yield file
         file.flush()
         os.fsync(handle)
+        os.fchmod(handle, mode)
         part.replace(target)
 
 
@@ -99,12 +107,12 @@ def cut(file: BinaryIO, size: int) -> None:
     file.seek(size)
 
 
-def _last(log: Path, task: dict[str, Any], size: int) -> Checkpoint | None:
-    """How far this very task came, if the unfinished output still has that much."""
+def _last(log: Path, task: dict[str, Any], size: int, aside: int) -> Checkpoint | None:
+    """How far this very task came, if the unfinished files still have that much."""
     try:
         journal = json.loads(log.read_bytes())
         checkpoint = Checkpoint(**journal["checkpoint"])
         same = journal["task"] == json.loads(json.dumps(task))
     except (OSError, ValueError, TypeError, KeyError):
         return None
-    return checkpoint if same and checkpoint.written <= size else None
+    return checkpoint if same and checkpoint.written <= size and checkpoint.aside <= aside else None

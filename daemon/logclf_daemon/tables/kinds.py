@@ -76,7 +76,9 @@ def open_table(reader: BinaryIO, kind: Kind, into: Kind, options: TableOptions, 
         names = json_codec.names
     elif kind == "log":
         log_codec = LogCodec(options, log_name(name))
-        table = OpenTable(LinesReading(name, options.block_bytes), log_codec, reader, 1, 0, b"", b"")
+        table = OpenTable(
+            LinesReading(name, options.block_bytes, options.max_record_bytes), log_codec, reader, 1, 0, b"", b""
+        )
         names = (options.source_column, options.message_column)
     else:
         parquet, parquet_codec, empty, names = open_parquet(reader, options, name)

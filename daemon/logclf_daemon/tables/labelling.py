@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Collection, Hashable, Sequence
 from dataclasses import dataclass
 from operator import itemgetter
@@ -23,13 +24,19 @@ class Labelled:
 
 async def label_block(block: Block, codec: Codec, cascade: Cascade, options: TableOptions) -> Labelled:
     """Label the rows of a block."""
-    with collector_paused():
-        rows = codec.parse(block)
+    rows = await asyncio.to_thread(_parsed, block, codec) if options.over_http else _parsed(block, codec)
     left_out = rows.passed if options.bad_rows == "keep" else rows.passed | rows.bad
     answers = await answers_of(cascade, rows.sources, rows.messages, left_out)
     summary = Summary(details=Details() if options.details else None)
     summary.add(rows, answers)
-    return Labelled(codec.render(rows, answers), _aside(rows, options), summary)
+    payload = codec.render(rows, answers)
+    summary.note_lost(rows.lost)
+    return Labelled(payload, _aside(rows, options), summary)
+
+
+def _parsed(block: Block, codec: Codec) -> Rows:
+    with collector_paused():
+        return codec.parse(block)
 
 
 def _aside(rows: Rows, options: TableOptions) -> bytes:

@@ -13,8 +13,10 @@ import msgspec
 from logclf_daemon.errors import BadInput
 from logclf_daemon.generation import Answer
 from logclf_daemon.tables.columns import place_of, refuse_taken, time_place
-from logclf_daemon.tables.encodings import as_utf8
+from logclf_daemon.tables.encodings import as_utf8, refuse_packed
 from logclf_daemon.tables.rows import BLOCK_BYTES, MAX_RECORD_BYTES, Block, Rows, TableOptions, extra_of, filled
+
+UTF8_BOM = b"\xef\xbb\xbf"
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,6 +25,7 @@ class LinesReading:
 
     name: str
     block_bytes: int = BLOCK_BYTES
+    max_record_bytes: int = MAX_RECORD_BYTES
 
     def blocks(self, reader: BinaryIO, line: int) -> Iterator[Block]:
         """Blocks that depend only on where they start.
@@ -30,17 +33,17 @@ class LinesReading:
         Raises:
             BadInput: A line is longer than anything that could be a record.
         """
-        pending, size = b"", self.block_bytes
+        pending, size = b"", min(self.block_bytes, self.max_record_bytes)
         while pending := pending + filled(reader, size - len(pending)):
             last = len(pending) < size
             cut = len(pending) if last else pending.rfind(b"\n", 0, size) + 1
-            if not cut and size > MAX_RECORD_BYTES:
-                raise BadInput(f"{self.name}:{line}: a line of more than {MAX_RECORD_BYTES >> 20} MiB; is it text?")
+            if not cut and size >= self.max_record_bytes:
+                raise BadInput(f"{self.name}:{line}: a line of more than {self.max_record_bytes} bytes; is it text?")
             if cut:
                 yield Block(pending[:cut], line)
                 line += pending.count(b"\n", 0, cut)
                 pending = pending[cut:]
-            size = size * 2 if not cut else self.block_bytes
+            size = min(size * 2 if not cut else self.block_bytes, self.max_record_bytes)
 
 
 def split_lines(block: Block) -> tuple[list[bytes], bytes | list[bytes]]:
@@ -103,7 +106,7 @@ class JsonCodec:
         label, time = self._place(self.options.label_column), self._place(self.time) if self.time else ""
         for at, body in enumerate(bodies):
             try:
-                line = self._decoder.decode(body)
+                line = self._decoder.decode(body.removeprefix(UTF8_BOM))
             except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
                 rows.passed.add(at)
                 if body.strip():
@@ -135,7 +138,9 @@ class JsonCodec:
     def columns(self, rows: Rows) -> dict[str, list[object]]:
         """The members of the header's names; nested ones as JSON, others are left out."""
         objects = [_object(body) for body in rows.bodies]
-        names = self.names or tuple(dict.fromkeys(name for members in objects for name in members))
+        found = dict.fromkeys(name for members in objects for name in members)
+        names = self.names or tuple(found)
+        rows.lost.update(found.keys() - set(names))
         return {name: [_cell(members.get(name)) for members in objects] for name in names}
 
 
@@ -146,17 +151,21 @@ def open_json(reader: BinaryIO, options: TableOptions, name: str) -> tuple[Lines
         BadInput: No object, or it has no such members.
     """
     head = filled(reader, BLOCK_BYTES)
+    while b"\n" not in head and len(head) < options.max_record_bytes and (more := filled(reader, len(head))):
+        head += more  # the first line is a long one
+    refuse_packed(head, name)
     whole = head.rpartition(b"\n")[0] or head
     objects = [members for members in map(_object, whole.split(b"\n")[:1000]) if members]
     names = tuple(dict.fromkeys(name for members in objects for name in members))
     if not names:
-        raise BadInput(f"{name}:1: no JSON object; write one a line, such as {{{options.message_column!r}: …}}")
+        example = msgspec.json.encode(options.message_column).decode()
+        raise BadInput(f"{name}:1: no JSON object; write one a line, such as {{{example}: …}}")
     refuse_taken(names, options, f"{name}:1")
     place_of("message_column", names, options, f"{name}:1")
     place_of("source_column", names, options, f"{name}:1")
     time = time_place(names, options, f"{name}:1")
     return (
-        LinesReading(name, options.block_bytes),
+        LinesReading(name, options.block_bytes, options.max_record_bytes),
         JsonCodec(options, None if time is None else names[time], names),
         head,
     )
@@ -164,7 +173,7 @@ def open_json(reader: BinaryIO, options: TableOptions, name: str) -> tuple[Lines
 
 def _object(body: bytes) -> dict[str, object]:
     try:
-        members = msgspec.json.decode(body)
+        members = msgspec.json.decode(body.removeprefix(UTF8_BOM))
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         return {}
     return members if isinstance(members, dict) else {}
@@ -210,6 +219,8 @@ class LogCodec:
         bodies, ends = split_lines(block)
         encoding = self.options.encoding
         texts = bodies if encoding == "utf-8" else [as_utf8(body, encoding) for body in bodies]
+        if block.line == 1:
+            texts = [texts[0].removeprefix(UTF8_BOM), *texts[1:]]
         source = self.name.encode("utf-8", "surrogateescape")
         passed = {at for at, body in enumerate(bodies) if not body} if not all(bodies) else set()
         return Rows(

@@ -36,11 +36,28 @@ def arrow() -> Any:
 class ParquetReading:
     """A Parquet file being read, a few thousand rows at a time."""
 
+    name: str
+
     def blocks(self, reader: BinaryIO, line: int) -> Iterator[Block]:
-        """Blocks of rows as Arrow streams; `line` counts rows."""
-        for batch in arrow().parquet.ParquetFile(reader).iter_batches(batch_size=BLOCK_ROWS):
+        """Blocks of rows as Arrow streams; `line` counts rows.
+
+        Raises:
+            BadInput: The file is damaged.
+        """
+        batches = arrow().parquet.ParquetFile(reader).iter_batches(batch_size=BLOCK_ROWS)
+        while True:
+            try:
+                batch = next(batches, None)
+            except (arrow().ArrowException, OSError) as error:
+                raise BadInput(f"{self.name}: row {line} or one after it is damaged: {_first_line(error)}") from error
+            if batch is None:
+                return
             yield Block(_packed(arrow().Table.from_batches([batch])), line)
             line += len(batch)
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0]
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,7 +121,7 @@ def open_parquet(
     try:
         schema = arrow().parquet.ParquetFile(reader).schema_arrow
     except (arrow().ArrowInvalid, OSError) as error:
-        raise BadInput(f"{name}: is no Parquet file: {str(error).splitlines()[0]}") from error
+        raise BadInput(f"{name}: is no Parquet file: {_first_line(error)}") from error
     names = schema.names
     refuse_taken(names, options, name)
     place_of("source_column", names, options, name)
@@ -113,7 +130,7 @@ def open_parquet(
     for added, kind in added_fields(options):
         schema = schema.append(arrow().field(added, kind))
     codec = ParquetCodec(options, options.source_column, options.message_column, None if time is None else names[time])
-    return ParquetReading(), codec, _packed(schema.empty_table()), tuple(names)
+    return ParquetReading(name), codec, _packed(schema.empty_table()), tuple(names)
 
 
 def stream_of(columns: Mapping[str, Sequence[object]], kinds: Sequence[tuple[str, Any]]) -> bytes:
@@ -164,3 +181,8 @@ class ParquetSink:
         self._flush()
         if self._writer is not None:
             self._writer.close()
+
+    def let_go(self) -> None:
+        """Leave the file unfinished: else the footer would be written where the file is closed already."""
+        if self._writer is not None:
+            self._writer.is_open = False

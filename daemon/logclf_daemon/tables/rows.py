@@ -73,6 +73,7 @@ class Rows:
     passed: set[int] = field(default_factory=set)
     missing: dict[int, int] = field(default_factory=dict)
     bad: set[int] = field(default_factory=set)
+    lost: set[str] = field(default_factory=set)  # names of members that have no column where they are written
     origin: object = None  # what `bodies` stand for, where records are not bytes
 
     def __len__(self) -> int:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from functools import lru_cache, partial
@@ -13,6 +13,7 @@ from logclf_daemon.generation import Answer
 from logclf_daemon.record import UNCLASSIFIED
 from logclf_daemon.tables.rows import Rows
 
+NAMED_MEMBERS = 20
 NAMED_ROWS = 1000  # bad rows whose line numbers are kept
 MAX_TEMPLATES = 20_000
 LEAST_CERTAIN = 20
@@ -111,6 +112,7 @@ class Summary:
     stages: Counter[str] = field(default_factory=Counter)
     odd_rows: list[int] = field(default_factory=list)  # line numbers of the first bad rows
     odd_count: int = 0
+    lost: list[str] = field(default_factory=list)  # the first names of members that were left out
     details: Details | None = None
 
     def add(self, rows: Rows, answers: Sequence[Answer | None]) -> None:
@@ -133,8 +135,15 @@ class Summary:
         if self.details is not None:
             self.details.add(rows, answers, counts)
 
+    def note_lost(self, names: Collection[str]) -> None:
+        """Remember the names of members that have no column."""
+        if len(self.lost) < NAMED_MEMBERS:
+            new = {name[:SHOWN_LETTERS] for name in names} - set(self.lost)
+            self.lost += sorted(new)[: NAMED_MEMBERS - len(self.lost)]
+
     def merge(self, other: Summary) -> None:
         """Add what comes after."""
+        self.note_lost(other.lost)
         self.rows += other.rows
         self.unclassified += other.unclassified
         self.labels.update(other.labels)
@@ -147,7 +156,7 @@ class Summary:
     def as_json(self) -> dict[str, Any]:
         """For the journal."""
         state: dict[str, Any] = {
-            name: getattr(self, name) for name in ("rows", "unclassified", "odd_rows", "odd_count")
+            name: getattr(self, name) for name in ("rows", "unclassified", "odd_rows", "odd_count", "lost")
         }
         counted = {"labels": dict(self.labels), "stages": dict(self.stages)}
         return state | counted | {"details": None if self.details is None else asdict(self.details)}
