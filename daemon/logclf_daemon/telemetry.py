@@ -80,9 +80,7 @@ class Running:
             what = f"{llm.state}: {llm.trouble}" if llm.state == "model_missing" else llm.state
             found.append(f"llm: {what}; lines it would have decided stay Unclassified")
         if self.directory is not None and self.parts.memory is None:
-            found.append(
-                f"verdicts: {self.directory / FILE_NAME} cannot be used; mend it, then: logclf-daemon ctl reload"
-            )
+            found.append(f"verdicts: {FILE_NAME} cannot be used; mend it, then: logclf-daemon ctl reload")
         return found
 
     def metrics(self) -> bytes:
