@@ -55,8 +55,8 @@ class OllamaDouble:
     """`script(request)` gives status and body of each question; None closes the connection in the middle of an answer.
 
     `load(request)` is asked the same for an empty chat, which loads the model. `requests` and `headers` keep the
-    questions, `loads` the empty chats. Clearing `hang` makes questions hang, clearing `frozen` everything. Use as a
-    context manager.
+    questions, `loads` the empty chats. Clearing `hang` makes questions hang, clearing `frozen` everything. With
+    `drips` set an answer never ends, though something comes all the time. Use as a context manager.
     """
 
     def __init__(
@@ -76,6 +76,7 @@ class OllamaDouble:
         self.hang, self.frozen = threading.Event(), threading.Event()
         self.hang.set()
         self.frozen.set()
+        self.drips = threading.Event()
         self._script = script
         self._load = load or (lambda _: captured("chat_load_only"))
         double = self
@@ -106,6 +107,9 @@ class OllamaDouble:
                     double.headers.append(dict(self.headers))
                     double.hang.wait(20)
                     answer = double._script(request)
+                    if double.drips.is_set():
+                        self._drip()
+                        return
                 if answer is None:
                     self.send_response(200)
                     self.send_header("Content-Length", "1000")
@@ -123,6 +127,16 @@ class OllamaDouble:
                     self.send_header("Content-Length", str(len(body)))
                     self.end_headers()
                     self.wfile.write(body)
+
+            def _drip(self) -> None:
+                self.close_connection = True
+                with contextlib.suppress(ConnectionError):
+                    self.send_response(200)
+                    self.send_header("Content-Length", "1000000")
+                    self.end_headers()
+                    while double.drips.is_set():
+                        self.wfile.write(b" ")
+                        threading.Event().wait(0.05)
 
             def log_message(self, *_: object) -> None:
                 return
@@ -152,6 +166,7 @@ class OllamaDouble:
     def __exit__(self, *_: object) -> None:
         self.hang.set()
         self.frozen.set()
+        self.drips.clear()
         self._server.shutdown()
         self._server.server_close()
         self._thread.join()

@@ -399,6 +399,7 @@ def test_a_running_daemon_tells_its_state_and_reloads_on_request(tmp_path: Path)
         refused = control("reload", *state)
         assert refused.returncode == 1
         assert "'No Such Label' is not a label" in refused.stderr
+        assert "note    reload refused, generation 2 stays: " in control("status", *state).stdout
         assert daemon.stop() == 0
 
     gone = control("status", *state)

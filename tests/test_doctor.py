@@ -180,7 +180,7 @@ def test_for_the_service_a_file_is_readable_where_each_folder_on_the_way_is_open
 ) -> None:
     monkeypatch.setattr("os.geteuid", lambda: 0)
     monkeypatch.setattr("logclf_daemon.cli.doctor.installed", lambda: True)
-    monkeypatch.setattr("logclf_daemon.cli.doctor.READERS", grp.getgrgid(os.getgid()).gr_name)
+    groups = frozenset({"adm", grp.getgrgid(os.getgid()).gr_name})
     with tempfile.TemporaryDirectory(dir="/tmp") as place:
         top = Path(place)
         top.chmod(0o755)
@@ -192,6 +192,6 @@ def test_for_the_service_a_file_is_readable_where_each_folder_on_the_way_is_open
         (top / "link.log").symlink_to(log)
 
         try:
-            assert (_readable(log), _readable(top / "link.log")) == (readable, readable)
+            assert (_readable(log, groups), _readable(top / "link.log", groups)) == (readable, readable)
         finally:
             (top / "deep").chmod(0o755)

@@ -21,7 +21,7 @@ from logclf_daemon.record import Question, Verdict
 from logclf_daemon.stages._llm.breaker import FIRST_PAUSE_SECS, LONGEST_PAUSE_SECS
 from logclf_daemon.stages._llm.nearest import Nearest
 from logclf_daemon.stages._llm.prior import corrected, likeliest
-from logclf_daemon.stages._llm.server import CLIENT_ERRORS, failure
+from logclf_daemon.stages._llm.server import CLIENT_ERRORS, MAX_ANSWER_BYTES, failure
 from logclf_daemon.stages.llm import LlmOptions, LlmStage, reachable_models
 from logclf_daemon.taxonomy import Taxonomy
 from logclf_daemon.template import canonical
@@ -559,6 +559,22 @@ def test_a_frozen_server_is_noticed_before_a_question_is_lost_in_it(monkeypatch:
         server.frozen.clear()
         assert ask(tested).reason == "llm_timeout"
         assert server.requests == []
+
+
+def test_an_answer_that_never_ends_is_given_up_on_at_the_deadline_of_answers() -> None:
+    with stage(lambda _: chat("Error"), answer_timeout_secs=0.5) as (tested, server):
+        ask(tested)
+        server.drips.set()
+        assert ask(tested).reason == "llm_timeout"
+        assert (tested.state, tested.breaker) == ("timeout", "open")
+
+
+def test_an_answer_of_any_size_is_not_taken() -> None:
+    with stage(lambda _: (200, b" " * (MAX_ANSWER_BYTES + 1))) as (tested, server):
+        assert ask(tested).reason == "llm_unavailable"
+        assert tested.state == "failing"
+        assert tested.trouble == "DecodingError: an answer of more than 4 MiB"
+        assert len(server.requests) == 1
 
 
 # --- while nobody asks ----------------------------------------------------------------------------------------------

@@ -33,6 +33,12 @@ SupplementaryGroups=adm
 """
 
 
+def test_the_groups_of_the_service_are_those_of_the_unit_and_of_drop_ins() -> None:
+    assert Sandbox.parsed(UNIT).groups == {"adm", "logclf"}
+    more = UNIT.replace("Groups=adm", "Groups=adm www-data").replace("Group=\n", "Group=logs\n")
+    assert Sandbox.parsed(more).groups == {"adm", "www-data", "logs"}
+
+
 @pytest.fixture
 def _as_service(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("INVOCATION_ID", "1")

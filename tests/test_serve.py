@@ -105,9 +105,12 @@ def test_a_bug_at_a_reload_refuses_it_and_does_not_end_the_following_of_files(
         broken.set()
         rules_file(rules / "own.yaml")
         await until(lambda: value("logclf_reloads_total", result="refused") > refused)
+        (note,) = host.running().notes()
+        assert note.startswith("reload refused, generation 1 stays: a bug of ours")
         broken.clear()
         rules_file(rules / "own.yaml")
         await until(lambda: host.running().number == 2)
+        assert host.running().notes() == []
         following.cancel()
 
     asyncio.run(scenario())

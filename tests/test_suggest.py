@@ -225,6 +225,16 @@ def remembered(folder: Path, line: str, label: str) -> None:
     memory.close()
 
 
+def test_a_file_that_cannot_be_written_is_no_bug(tmp_path: Path) -> None:
+    remembered(tmp_path, "backup of volume 7 stalled", "Workflow Error")
+    target = tmp_path / "nowhere" / "suggested.yaml"
+
+    done = CliRunner().invoke(main, ["rules", "suggest", "--state-dir", str(tmp_path), "-o", str(target)])
+
+    assert (done.exit_code, done.stdout) == (1, "")
+    assert f"{target}: cannot be written: No such file or directory; give another -o" in done.stderr
+
+
 def test_proposals_are_tried_on_the_corpus_before_anyone_sees_them(tmp_path: Path) -> None:
     line = (
         "device (wlan9): Activation: successful, device activated."  # the corpus has such lines, as System Notification

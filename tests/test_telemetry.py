@@ -137,11 +137,30 @@ def test_no_inputs_is_a_reason() -> None:
     assert running(slots=[OutputSlot(MemoryOutput())]).troubles() == ["inputs: there are none"]
 
 
+def test_a_reload_that_was_refused_is_told_until_one_is_taken() -> None:
+    looked = replace(running(inputs=[MemoryInput([])]), refused="own.yaml:3: one\nown.yaml:4: two")
+
+    assert looked.troubles() == []
+    assert looked.notes() == ["reload refused, generation 3 stays: own.yaml:3: one (and 1 more)"]
+    assert looked.notes(to_anyone=True) == ["reload refused, generation 3 stays; its log says why"]
+
+
+def test_a_model_the_llm_does_not_have_is_told_with_what_to_do() -> None:
+    looked = running(inputs=[MemoryInput([])], llm=True)
+    assert looked.parts.llm is not None
+    looked.parts.llm.state, looked.parts.llm.trouble = "model_missing", "run: ollama pull qwen3:1.7b"
+
+    assert looked.notes() == [
+        "llm: model_missing: run: ollama pull qwen3:1.7b; lines it would have decided stay Unclassified"
+    ]
+    looked.parts.llm.close()
+
+
 def test_a_verdict_memory_that_cannot_be_used_is_named(tmp_path: Path) -> None:
     looked = replace(running(inputs=[MemoryInput([])]), directory=tmp_path)
 
     assert looked.troubles() == []
-    assert looked.notes() == [f"verdicts: {tmp_path}/cache.db cannot be used; mend it, then: logclf-daemon ctl reload"]
+    assert looked.notes() == ["verdicts: cache.db cannot be used; mend it, then: logclf-daemon ctl reload"]
 
 
 def test_a_dead_ollama_is_named_and_no_reason_not_to_be_ready() -> None:

@@ -79,6 +79,12 @@ class Sandbox:
             return f"closed to the service's user; sudo chgrp {group} {folder} && sudo chmod g+rwxs {folder}"
         return None
 
+    @property
+    def groups(self) -> frozenset[str]:
+        """The groups of the service's user, those of drop-ins too."""
+        own = self.settings.get("Group") or self.settings.get("User") or ""
+        return frozenset({*self._words("SupplementaryGroups"), own} - {""})
+
     def _own(self) -> Iterator[Path]:
         for setting, parent in _OWN.items():
             for name in self._words(setting):
@@ -100,8 +106,7 @@ class Sandbox:
             group = grp.getgrgid(status.st_gid).gr_name
         except KeyError:
             return False
-        groups = {*self._words("SupplementaryGroups"), self.settings.get("Group") or self.settings.get("User")}
-        return bool(status.st_mode & stat.S_IWGRP) and group in groups
+        return bool(status.st_mode & stat.S_IWGRP) and group in self.groups
 
     def _words(self, setting: str) -> list[str]:
         return self.settings.get(setting, "").split()

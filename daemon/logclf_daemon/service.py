@@ -74,6 +74,7 @@ class Service:
         self._reload_asked = asyncio.Event()
         self._reloading = asyncio.Lock()
         self._swapped = asyncio.Event()
+        self._why_refused: str | None = None
 
     async def run(self) -> None:
         """Start, run, drain.
@@ -280,6 +281,7 @@ class Service:
             directory=self._directory,
             pipeline=self._pipeline,
             state=self._state,
+            refused=self._why_refused,
         )
 
     async def reload(self) -> str | None:
@@ -300,6 +302,7 @@ class Service:
         except Exception as error:  # nothing must end the following of files: it would be missed only much later
             emit(Bug(where="reload", error=repr(error)))
             return self._refused(f"a bug of ours, see the log: {error!r}")
+        self._why_refused = None
         if config.labels != self.config.labels:
             tell_unused(parts)
         self._swap(config, parts)
@@ -307,6 +310,7 @@ class Service:
         return None
 
     def _refused(self, error: str) -> str:
+        self._why_refused = error
         emit(ReloadRefused(error=error))
         notify("READY=1", f"STATUS=reload refused, generation {self._number} stays")
         return error

@@ -49,6 +49,7 @@ class Running:
     directory: Path | None = None
     pipeline: Pipeline | None = None
     state: StateDb | None = None
+    refused: str | None = None  # why the last reload was
 
     def troubles(self) -> list[str]:
         """Why the daemon is not ready, one line for each reason; none if it is."""
@@ -66,16 +67,20 @@ class Running:
             found.append("state: the disk takes no writes; positions are kept in memory")
         return found
 
-    def notes(self) -> list[str]:
-        """What is worth knowing though the daemon is ready."""
+    def notes(self, *, to_anyone: bool = False) -> list[str]:
+        """What is worth knowing though the daemon is ready; `to_anyone`: without what stands in its files."""
         found = []
+        if self.refused is not None:
+            first, *others = self.refused.splitlines()
+            more = f" (and {len(others)} more)" if others else ""
+            why = "; its log says why" if to_anyone else f": {first}{more}"
+            found.append(f"reload refused, generation {self.number} stays{why}")
         llm = self.parts.llm
         if llm is not None and llm.state not in ("ready", "unknown"):
-            found.append(f"llm: {llm.state}; lines it would have decided stay Unclassified")
+            what = f"{llm.state}: {llm.trouble}" if llm.state == "model_missing" else llm.state
+            found.append(f"llm: {what}; lines it would have decided stay Unclassified")
         if self.directory is not None and self.parts.memory is None:
-            found.append(
-                f"verdicts: {self.directory / FILE_NAME} cannot be used; mend it, then: logclf-daemon ctl reload"
-            )
+            found.append(f"verdicts: {FILE_NAME} cannot be used; mend it, then: logclf-daemon ctl reload")
         return found
 
     def metrics(self) -> bytes:

@@ -91,7 +91,7 @@ def _looked(check: Callable[[], Iterator[Finding]]) -> Iterator[Finding]:
 def _checks(config: Config, tail: tuple[str, ...], sandbox: Sandbox | None) -> list[Callable[[], Iterator[Finding]]]:
     return [
         _service,
-        lambda: _files(config, tail),
+        lambda: _files(config, tail, sandbox),
         lambda: _journals(config),
         lambda: _parts(config),
         lambda: _ports(config),
@@ -105,11 +105,12 @@ def _checks(config: Config, tail: tuple[str, ...], sandbox: Sandbox | None) -> l
     ]
 
 
-def _files(config: Config, tail: tuple[str, ...]) -> Iterator[Finding]:
+def _files(config: Config, tail: tuple[str, ...], sandbox: Sandbox | None) -> Iterator[Finding]:
+    groups = sandbox.groups if sandbox is not None else frozenset({READERS})
     patterns = list(tail) + [path for options in config.inputs for path in getattr(options, "paths", ())]
     for pattern in patterns:
         paths = [Path(path) for path in globbing.glob(str(pattern), recursive=True)]  # noqa: PTH207  # absolute patterns
-        closed = [path for path in paths if path.is_file() and not _readable(path)]
+        closed = [path for path in paths if path.is_file() and not _readable(path, groups)]
         if not paths and pattern in ELSEWHERE:
             yield Finding("ok", f"files {pattern}: none on this host")
         elif not paths:
@@ -155,23 +156,23 @@ def _service() -> Iterator[Finding]:
         yield Finding("warn", f"service: {state}", f"journalctl -u {SERVICE} -n 20; systemctl start {SERVICE}")
 
 
-def _readable(path: Path) -> bool:
-    """Whether the daemon may read it: as this user or, where root asks for the service, as that."""
+def _readable(path: Path, groups: frozenset[str]) -> bool:
+    """Whether the daemon may read it: as this user or, where root asks for the service, as that with its groups."""
     if os.geteuid() != 0 or not installed():
         return os.access(path, os.R_OK)
     # Each folder on the way must be open, by the name that is asked for and by the one it leads to.
     folders = {*path.absolute().parents, *path.resolve().parents}
-    return _open_to_group(path, "r", READERS) and all(_open_to_group(folder, "x", READERS) for folder in folders)
+    return _open_to(groups, path, "r") and all(_open_to(groups, folder, "x") for folder in folders)
 
 
-def _open_to_group(path: Path, right: Literal["r", "x"], group: str) -> bool:
-    """Whether everybody or this group may read a file or go through a folder; an access list may say so too."""
+def _open_to(groups: frozenset[str], path: Path, right: Literal["r", "x"]) -> bool:
+    """Whether everybody or one of these groups may read a file or go through a folder; an access list may say so."""
     everybody, its_group = {"r": (stat.S_IROTH, stat.S_IRGRP), "x": (stat.S_IXOTH, stat.S_IXGRP)}[right]
     status = path.stat()
     if status.st_mode & everybody or "system.posix_acl_access" in os.listxattr(path):
         return True
     try:
-        return bool(status.st_mode & its_group) and grp.getgrgid(status.st_gid).gr_name == group
+        return bool(status.st_mode & its_group) and grp.getgrgid(status.st_gid).gr_name in groups
     except KeyError:
         return False
 

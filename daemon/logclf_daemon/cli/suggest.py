@@ -15,6 +15,7 @@ import click
 from logclf_daemon.cli import harmless
 from logclf_daemon.cli.options import base_config, config_option
 from logclf_daemon.config import Config
+from logclf_daemon.errors import LogclfError
 
 if TYPE_CHECKING:
     from logclf_daemon.inputs.files import FilesInputOptions
@@ -69,7 +70,10 @@ def suggest(
     if found.found and output is None:
         click.echo(found.as_yaml(), nl=False)
     elif found.found and output is not None:
-        output.write_text(found.as_yaml(), encoding="utf-8")
+        try:
+            output.write_text(found.as_yaml(), encoding="utf-8")
+        except OSError as error:
+            raise LogclfError(f"{output}: cannot be written: {error.strerror}; give another -o") from error
     for line in _report(found):
         click.echo(harmless(line), err=True)
 

@@ -30,7 +30,7 @@ def router(history: History, options: HttpOptions) -> APIRouter:
     async def readyz(now: Now) -> Response:
         """200 if records flow; else 503 with the reasons."""
         troubles = now.troubles()
-        found = Readiness(ready=not troubles, troubles=troubles, notes=now.notes())
+        found = Readiness(ready=not troubles, troubles=troubles, notes=now.notes(to_anyone=True))
         return JSONResponse(found.model_dump(), 503 if troubles else 200)
 
     @routes.head("/metrics", include_in_schema=False)

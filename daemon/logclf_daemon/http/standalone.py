@@ -36,6 +36,7 @@ class Standalone:
         self._reloading = asyncio.Lock()
         self._cascade = cascade_of(self._parts)
         self._number = 1
+        self._why_refused: str | None = None
 
     @classmethod
     def from_environment(cls) -> Standalone:
@@ -45,7 +46,15 @@ class Standalone:
         return cls(load_config(path) if named or path.exists() else Config())
 
     def running(self) -> Running:
-        return Running(self._config, self._parts, self._cascade, self._number, self._started, self._directory)
+        return Running(
+            self._config,
+            self._parts,
+            self._cascade,
+            self._number,
+            self._started,
+            self._directory,
+            refused=self._why_refused,
+        )
 
     async def watch(self) -> None:
         """Reload when a rule or model file changed, and when people changed remembered verdicts; look after the LLM."""
@@ -72,15 +81,21 @@ class Standalone:
         try:
             parts = await asyncio.to_thread(build_parts, self._config, self._directory, self._parts, soon=True)
         except ConfigError as error:
-            return _refused(str(error))
+            return self._refused(str(error))
         except Exception as error:  # nothing must end the following of files: it would be missed only much later
             emit(Bug(where="reload", error=repr(error)))
-            return _refused(f"a bug of ours, see the log: {error!r}")
+            return self._refused(f"a bug of ours, see the log: {error!r}")
+        self._why_refused = None
         before, self._parts = self._parts, parts
         self._swap()
         before.close(kept=parts)
         emit(Reloaded(generation=self._number, rules=len(parts.rules)))
         return None
+
+    def _refused(self, error: str) -> str:
+        self._why_refused = error
+        emit(ReloadRefused(error=error))
+        return error
 
     async def reviewed(self) -> None:
         self._swap()
@@ -92,8 +107,3 @@ class Standalone:
     def close(self) -> None:
         """End what runs in the background; write down what was used of the memory."""
         close(self._cascade, self._parts)
-
-
-def _refused(error: str) -> str:
-    emit(ReloadRefused(error=error))
-    return error

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping, Sequence
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 from urllib.parse import urlsplit
@@ -32,6 +33,7 @@ CLIENT_ERRORS = (
     AttributeError,
     RecursionError,
 )
+MAX_ANSWER_BYTES = 4 << 20  # a label with its logprobs has a few kilobytes
 QUICK_SECS = 5.0  # for what a server answers at once, also while it loads a model
 _LOOPBACK = {"localhost", "127.0.0.1", "::1"}
 
@@ -98,7 +100,11 @@ class OllamaServer:
         self._asking = _client(url, answer_timeout_secs, allow_remote)
         self._loading = _client(url, load_timeout_secs, allow_remote)
         self._quick = httpx.Client(
-            base_url=url, timeout=QUICK_SECS, trust_env=False, verify=urlsplit(url).scheme == "https"
+            base_url=url,
+            timeout=QUICK_SECS,
+            trust_env=False,
+            verify=urlsplit(url).scheme == "https",
+            event_hooks=_bounded(QUICK_SECS),
         )
 
     def loaded(self) -> str | None:
@@ -200,6 +206,39 @@ def _refuse_remote(answer: object) -> None:
         raise RemoteModel(str(host))
 
 
+class _Body(httpx.SyncByteStream):
+    """An answer that ends: the client's own timeout begins anew with each byte, and it takes any number of them."""
+
+    def __init__(self, stream: httpx.SyncByteStream, ends: float) -> None:
+        self._stream, self._ends = stream, ends
+
+    def __iter__(self) -> Iterator[bytes]:
+        size = 0
+        for piece in self._stream:
+            size += len(piece)
+            if size > MAX_ANSWER_BYTES:
+                raise httpx.DecodingError(f"an answer of more than {MAX_ANSWER_BYTES >> 20} MiB")
+            if time.monotonic() > self._ends:
+                raise httpx.ReadTimeout("the answer does not come to an end")
+            yield piece
+
+    def close(self) -> None:
+        self._stream.close()
+
+
+def _bounded(timeout_secs: float) -> dict[str, list[Callable[..., None]]]:
+    """Hooks of a client: a whole answer, from the request on, takes no longer than this."""
+
+    def begins(request: httpx.Request) -> None:
+        request.extensions["ends"] = time.monotonic() + timeout_secs
+
+    def arrives(response: httpx.Response) -> None:
+        assert isinstance(response.stream, httpx.SyncByteStream)
+        response.stream = _Body(response.stream, response.request.extensions["ends"])
+
+    return {"request": [begins], "response": [arrives]}
+
+
 def _client(address: str, timeout_secs: float, allow_remote: bool) -> ollama.Client:
     """The client, without the redirects and the `Authorization` header it would add on its own."""
     url = urlsplit(address)
@@ -208,13 +247,15 @@ def _client(address: str, timeout_secs: float, allow_remote: bool) -> ollama.Cli
         if request.url.host in _LOOPBACK:
             request.headers.pop("Authorization", None)
 
+    hooks = _bounded(timeout_secs)
+    hooks["request"].append(without_key)
     client = _Client(
         host=address,
         timeout=httpx.Timeout(timeout_secs, connect=QUICK_SECS),
         follow_redirects=False,
         trust_env=not (url.hostname in _LOOPBACK or os.environ.get("no_proxy") == "*"),
         verify=url.scheme == "https",  # else reading the certificates of the host takes a tenth of a second for nothing
-        event_hooks={"request": [without_key]},
+        event_hooks=hooks,
     )
     client.allow_remote = allow_remote
     return client
