@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from multiprocessing import get_context
 from pathlib import Path
 
@@ -337,16 +338,20 @@ def test_a_run_that_is_told_to_end_leaves_nothing_behind(
         subprocess.Popen(
             [sys.executable, "-m", "logclf_daemon", "csv", str(source), "-o", str(tmp_path / "out.csv"), *rules]
         ) as running,
-        source.open("wb") as file,
+        source.open("wb", buffering=0) as file,
     ):
         file.write(HEADER)
-        file.flush()
         deadline = time.monotonic() + 30
         while not list(tmp_path.glob(".out.csv.*")) and time.monotonic() < deadline:
             time.sleep(0.01)
 
         running.send_signal(number)
 
+        # Rows go on coming: a signal that arrives just before a read is seen after it.
+        with suppress(BrokenPipeError):
+            while running.poll() is None and time.monotonic() < deadline:
+                file.write(b"a,b\n" * 1000)
+                time.sleep(0.01)
         assert running.wait(30) == 128 + number
     assert not list(tmp_path.glob("*out.csv*"))
 
