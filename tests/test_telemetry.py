@@ -53,7 +53,7 @@ def test_everything_the_contract_names_is_exposed() -> None:
 
 def test_the_label_sets_are_small_and_fixed() -> None:
     allowed = {"input", "output", "stage", "label", "reason", "outcome", "state", "tier", "result", "what", "where"}
-    allowed |= {"agree", "version", "python", "model", "le", "part", "library", "why"}
+    allowed |= {"agree", "version", "python", "model", "le", "part", "library", "why", "server"}
 
     found = set(re.findall(r'[{,](\w+)="', running().metrics().decode()))
 
