@@ -7,6 +7,7 @@ import signal
 import socket
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import msgpack
@@ -283,6 +284,7 @@ def test_a_hangup_during_the_end_changes_nothing(tmp_path: Path) -> None:
         daemon.signal(signal.SIGTERM)
         while daemon.alive:
             daemon.signal(signal.SIGHUP)
+            time.sleep(0.002)
 
         assert daemon.ended() == 0
 

@@ -8,6 +8,7 @@ import io
 import json
 import logging
 import os
+import threading
 from collections.abc import Awaitable, Callable, Coroutine
 from contextlib import suppress
 from pathlib import Path
@@ -472,3 +473,25 @@ def test_what_somebody_listens_for_is_told_by_nobody_else(caplog: pytest.LogCapt
     hearing.handle(record)
 
     assert "lost events" in caplog.text
+
+
+def test_a_stop_while_the_app_is_still_being_made_is_not_lost(tmp_path: Path) -> None:
+    """Importing it takes a second, in which a service is told to stop as at any other time."""
+    options, made = HttpOptions(listen="127.0.0.1:0"), threading.Event()
+
+    def create() -> FastAPI:
+        assert made.wait(60)
+        return create_app(SmallHost(tmp_path), options)
+
+    async def scenario() -> None:
+        server = HttpServer(options, create)
+        server.open()
+        serving = asyncio.create_task(server.serve())
+        await asyncio.sleep(0)  # it has begun
+        server.stop()
+        made.set()
+        async with asyncio.timeout(60):
+            await serving
+        server.close()
+
+    asyncio.run(scenario())

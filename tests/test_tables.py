@@ -336,7 +336,8 @@ def test_a_run_that_is_told_to_end_leaves_nothing_behind(
     os.mkfifo(source)
     with (
         subprocess.Popen(
-            [sys.executable, "-m", "logclf_daemon", "csv", str(source), "-o", str(tmp_path / "out.csv"), *rules]
+            [sys.executable, "-m", "logclf_daemon", "csv", str(source), "-o", str(tmp_path / "out.csv"), *rules],
+            preexec_fn=lambda: signal.signal(number, signal.SIG_DFL),  # under nohup it is ignored, and stays so
         ) as running,
         source.open("wb", buffering=0) as file,
     ):

@@ -20,8 +20,21 @@ def hold() -> None:
 def heard(ask: Callable[[], object]) -> Iterator[None]:
     """Call `ask` in the running loop at each, also at one that was held. Afterwards it means what it meant before."""
     loop = asyncio.get_running_loop()
+    asked = False
+
+    def come() -> None:
+        nonlocal asked
+        asked = False
+        ask()
+
+    def hear(*_: object) -> None:
+        nonlocal asked
+        if not asked:  # a thousand that come at once are one: they must not fill the loop
+            asked = True
+            loop.call_soon_threadsafe(come)
+
     # Not `add_signal_handler`: once that is removed, SIGHUP would end the process, whose threads don't block it.
-    handler = signal.signal(signal.SIGHUP, lambda *_: loop.call_soon_threadsafe(ask))
+    handler = signal.signal(signal.SIGHUP, hear)
     mask = signal.pthread_sigmask(signal.SIG_UNBLOCK, _HANGUP)
     try:
         yield

@@ -72,6 +72,8 @@ class HttpServer:
         assert self._socket is not None
         try:
             app = await asyncio.to_thread(self._made)
+            if self._stopping.is_set():
+                return  # it was asked to stop before it could answer
             self._server = _server(app, self._stopping, self._patience)
             emit(HttpListens(url=f"http://{self._options.listen}".replace(":0", f":{self.port}")))
             await self._server.serve(sockets=[self._socket])
@@ -87,9 +89,9 @@ class HttpServer:
 
     def stop(self) -> None:
         """Answer what was asked, take no more."""
+        self._stopping.set()
         if self._server is not None:
             self._server.should_exit = True
-            self._stopping.set()
 
     def close(self) -> None:
         if self._socket is not None:
