@@ -18,7 +18,10 @@ def hold() -> None:
 
 @contextlib.contextmanager
 def heard(ask: Callable[[], object]) -> Iterator[None]:
-    """Call `ask` in the running loop at each, also at one that was held. Afterwards it means what it meant before."""
+    """Call `ask` in the running loop at each, also at one that was held. Afterwards it means what it meant before.
+
+    Enter it after `add_signal_handler` was called for others.
+    """
     loop = asyncio.get_running_loop()
     asked = False
 
@@ -35,6 +38,7 @@ def heard(ask: Callable[[], object]) -> Iterator[None]:
 
     # Not `add_signal_handler`: once that is removed, SIGHUP would end the process, whose threads don't block it.
     handler = signal.signal(signal.SIGHUP, hear)
+    _do_not_warn()
     mask = signal.pthread_sigmask(signal.SIG_UNBLOCK, _HANGUP)
     try:
         yield
@@ -42,6 +46,13 @@ def heard(ask: Callable[[], object]) -> Iterator[None]:
         signal.pthread_sigmask(signal.SIG_SETMASK, mask)
         # The interpreter's end leaves SIG_IGN alone, and makes SIG_DFL of a handler.
         signal.signal(signal.SIGHUP, signal.SIG_IGN if handler is _wait else handler)
+
+
+def _do_not_warn() -> None:
+    """Of more signals than the loop's pipe holds: Python waits for a lock then, in the handler of who may hold it."""
+    wakes = signal.set_wakeup_fd(-1)
+    if wakes != -1:
+        signal.set_wakeup_fd(wakes, warn_on_full_buffer=False)
 
 
 def _wait(*_: object) -> None:
