@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -25,6 +26,7 @@ REQUIRED = set(os.environ.get("LOGCLF_TEST_REQUIRE", "").split(","))
 @pytest.fixture(autouse=True)
 def _private_places(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """No test uses the user's state or environment, and what one logged holds back nothing in the next."""
+    mask = signal.pthread_sigmask(signal.SIG_BLOCK, ())  # `run` in this process holds SIGHUP: children would inherit it
     limiter = events.limiter()
     monkeypatch.setattr(events, "_limiter", limiter)
     monkeypatch.setenv("STATE_DIRECTORY", str(tmp_path / "state"))
@@ -33,6 +35,7 @@ def _private_places(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator
         monkeypatch.delenv(name)
     yield
     limiter.close()
+    signal.pthread_sigmask(signal.SIG_SETMASK, mask)
 
 
 @pytest.fixture
