@@ -275,7 +275,7 @@ def engine_for(
     """The fastest engine of this machine for these patterns; the same object for the same patterns.
 
     `apart` compiles in a child process with limits: for patterns nobody has looked at. `soon` takes one that is there
-    sooner and scans up to ten times as long, where compiling takes long; `join` it then.
+    sooner and scans slower, where compiling takes long; `join` it then.
 
     Raises:
         ValueError: It refuses one of them; `engine_complaint` finds which.
